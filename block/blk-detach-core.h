@@ -1,0 +1,182 @@
+/*
+ * Detachable requests: the parts of the engine share this
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * blk-detach.c has the two halves of a request, and cancels it; in
+ * blk-detach-wait.c are the places where a request waits before it is issued.
+ */
+
+#ifndef BLOCK_BLK_DETACH_CORE_H
+#define BLOCK_BLK_DETACH_CORE_H
+
+#include "block/blk-detach_int.h"
+#include "block/throttle-groups.h"
+#include "qemu/queue.h"
+#include "blk-detach-pool.h"
+
+typedef enum BlkDetachState {
+    BLK_DETACH_NEW,
+    BLK_DETACH_WAITING,
+    BLK_DETACH_ISSUED,
+} BlkDetachState;
+
+/* Where a coroutine waits; each has a list in BlkDetach. */
+typedef enum BlkDetachWait {
+    WAIT_DRAINED,               /* until a drained section ends */
+    WAIT_BUFFER,                /* until a bounce buffer fits the budget */
+    WAIT_FENCE,                 /* behind detached requests */
+    WAIT_SLOT,                  /* until fewer requests are with the storage */
+    WAIT__MAX,
+    WAIT_NOT = WAIT__MAX,       /* not on a list */
+} BlkDetachWait;
+
+typedef struct BlkDetachReq BlkDetachReq;
+
+typedef struct BlkDetachWaiter {
+    /* Set once */
+    Coroutine *co;
+    BlkDetachReq *req;          /* NULL: not one of ours, at the fence only */
+
+    /* Protected by BlkDetach.lock */
+    BlkDetachWait where;
+    unsigned int blockers;      /* WAIT_FENCE: detached requests in its way */
+    QTAILQ_ENTRY(BlkDetachWaiter) next;
+
+    /* Written by the coroutine before it waits */
+    int64_t offset;
+    int64_t bytes;
+    uint64_t seq;               /* WAIT_FENCE: the newest that is in its way */
+} BlkDetachWaiter;
+
+typedef QTAILQ_HEAD(, BlkDetachWaiter) BlkDetachWaiterList;
+
+/* What requests of one BlockBackend in one AioContext share. */
+typedef struct BlkDetachCtx {
+    AioContext *ctx;            /* set once */
+    unsigned int issued;        /* slots taken; atomic */
+    BlkDetachPool pool;         /* owned by the thread of @ctx */
+    QSLIST_ENTRY(BlkDetachCtx) next;
+} BlkDetachCtx;
+
+struct BlkDetach {
+    /* Set once */
+    BlockBackend *blk;
+    ThrottleGroupMember *tgm;
+    BlkDetachOptions opts;
+
+    /* Atomic */
+    uint64_t budget_used;       /* bytes of bounce buffer */
+    unsigned int issued;        /* slots taken */
+    unsigned int nr_waiting;    /* in WAIT_BUFFER and WAIT_SLOT */
+
+    /* Written under the lock, read without it as a hint: atomic */
+    unsigned int nr_detached;   /* entries of @detached */
+    unsigned int nr_fences;     /* those that change the disk */
+
+    /* Entries are added under the lock and stay; read under RCU rules */
+    QSLIST_HEAD(, BlkDetachCtx) ctxs;
+
+    QemuMutex lock;
+
+    /* Protected by the lock */
+    QTAILQ_HEAD(, BlkDetachReq) detached;
+    BlkDetachWaiterList waiting[WAIT__MAX];
+    uint64_t seq;               /* of the request detached last */
+};
+
+/* The front: the caller's half. */
+typedef struct BlkDetachAIOCB {
+    BlockAIOCB common;
+
+    /* Set once */
+    BlockBackend *blk;
+    AioContext *ctx;
+
+    /* Owned by the thread of @ctx */
+    BlkDetachReq *req;          /* NULL once the back has returned */
+    int ret;
+    bool has_returned;          /* blk_aio_*() is over: the callback may run */
+    bool canceled;
+    bool done;                  /* the callback has run, or runs now */
+} BlkDetachAIOCB;
+
+/* The back: the block layer's half. */
+struct BlkDetachReq {
+    /* Set once, at submission */
+    BlkDetach *d;
+    BlkDetachCtx *dctx;
+    BlkDetachOp op;
+    BdrvRequestFlags flags;
+    int64_t offset;
+    int64_t bytes;
+    bool bounced;               /* data goes through @buf */
+    bool detachable;            /* touches nothing of the caller's */
+    int64_t start_ns;
+
+    /* Owned by the thread of @dctx->ctx */
+    BlkDetachAIOCB *front;      /* NULL once cancelled */
+    BlkDetachState state;
+    QEMUIOVector *qiov;         /* the caller's; not used after a cancel */
+    void *buf;
+    QEMUIOVector bounce;        /* @buf */
+    bool charged;               /* its bytes are in @d->budget_used */
+    bool has_slot;
+    bool throttled;             /* may be in the throttle queue */
+    bool canceled;
+    int ret;
+
+    BlkDetachWaiter waiter;
+
+    /* Protected by BlkDetach.lock, meaningful while detached */
+    bool detached;
+    uint64_t seq;
+    QTAILQ_ENTRY(BlkDetachReq) next;
+};
+
+static inline bool blk_detach_changes_disk(const BlkDetachReq *r)
+{
+    return r->op == BLK_DETACH_WRITE || r->op == BLK_DETACH_DISCARD;
+}
+
+/*
+ * blk_detach_try_buffer:
+ *
+ * At submission: if nothing stands in the way, get the bounce buffer at once
+ * and copy a write's data into it.  Otherwise blk_detach_co_admit() does.
+ */
+void blk_detach_try_buffer(BlkDetachReq *r);
+
+/*
+ * blk_detach_co_admit:
+ *
+ * Wait for everything that a request must wait for before it is issued: the
+ * end of a drained section, bounce buffer, the fence, a slot, and throttling.
+ * On return @r->canceled may be true, or @r->ret negative; what the request
+ * holds by then is given back by blk_detach_release() in either case.
+ */
+void coroutine_fn blk_detach_co_admit(BlkDetachReq *r);
+
+/*
+ * blk_detach_unwait:
+ *
+ * Take a WAITING request off whatever it waits for.  Returns true if it was
+ * there; then nobody else wakes its coroutine.  Otherwise it has been woken by
+ * another thread and comes by itself.
+ */
+bool blk_detach_unwait(BlkDetachReq *r);
+
+/* Give back what @r holds; others may be waiting for it. */
+void blk_detach_release(BlkDetachReq *r);
+
+/* @r is detached from now on: requests that come later wait behind it. */
+void blk_detach_enter_detached(BlkDetachReq *r);
+
+/* The detached @r has finished: wake those that it alone held up. */
+void blk_detach_leave_detached(BlkDetachReq *r);
+
+/* Initialise @w for @r, or for a request that is not ours if @r is NULL. */
+void blk_detach_init_waiter(BlkDetachWaiter *w, BlkDetachReq *r,
+                            int64_t offset, int64_t bytes);
+
+#endif /* BLOCK_BLK_DETACH_CORE_H */

@@ -1,0 +1,74 @@
+/*
+ * Bounce buffers for detachable requests
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/host-utils.h"
+#include "qemu/memalign.h"
+#include "qemu/units.h"
+#include "blk-detach-pool.h"
+
+#define POOL_MIN_SIZE   (4 * KiB)
+#define POOL_MAX_SIZE   (POOL_MIN_SIZE << (BLK_DETACH_POOL_CLASSES - 1))
+#define POOL_MAX_IDLE   (8 * MiB) /* per pool */
+
+uint64_t blk_detach_pool_size(uint64_t bytes)
+{
+    if (bytes > POOL_MAX_SIZE) {
+        return ROUND_UP(bytes, POOL_MIN_SIZE);
+    }
+    return MAX(pow2ceil(bytes), POOL_MIN_SIZE);
+}
+
+/* @size: from blk_detach_pool_size(), POOL_MAX_SIZE at most */
+static unsigned int blk_detach_pool_class(uint64_t size)
+{
+    return ctz64(size) - ctz64(POOL_MIN_SIZE);
+}
+
+void *blk_detach_pool_get(BlkDetachPool *pool, uint64_t bytes, size_t align)
+{
+    uint64_t size = blk_detach_pool_size(bytes);
+
+    if (size <= POOL_MAX_SIZE) {
+        unsigned int class = blk_detach_pool_class(size);
+        void *buf = pool->idle[class];
+
+        if (buf) {
+            memcpy(&pool->idle[class], buf, sizeof(void *));
+            pool->idle_bytes -= size;
+            return buf;
+        }
+    }
+    return qemu_try_memalign(MAX(align, qemu_real_host_page_size()), size);
+}
+
+void blk_detach_pool_put(BlkDetachPool *pool, void *buf, uint64_t bytes)
+{
+    uint64_t size = blk_detach_pool_size(bytes);
+    unsigned int class;
+
+    if (size > POOL_MAX_SIZE || pool->idle_bytes + size > POOL_MAX_IDLE) {
+        qemu_vfree(buf);
+        return;
+    }
+    class = blk_detach_pool_class(size);
+    memcpy(buf, &pool->idle[class], sizeof(void *));
+    pool->idle[class] = buf;
+    pool->idle_bytes += size;
+}
+
+void blk_detach_pool_clear(BlkDetachPool *pool)
+{
+    for (int class = 0; class < BLK_DETACH_POOL_CLASSES; class++) {
+        void *buf;
+
+        while ((buf = pool->idle[class])) {
+            memcpy(&pool->idle[class], buf, sizeof(void *));
+            qemu_vfree(buf);
+        }
+    }
+    pool->idle_bytes = 0;
+}

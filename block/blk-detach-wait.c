@@ -1,0 +1,447 @@
+/*
+ * Detachable requests: where a request waits before it is issued
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * In this order: for the end of a drained section, for a bounce buffer within
+ * the budget, at the fence, for a slot with the storage, in the throttle
+ * queue.  Each wait is a list from which a cancel takes the request at once.
+ *
+ * The order keeps drained sections free of deadlock.  A request parked by one
+ * holds nothing yet; all others count as in flight, and what they wait for is
+ * held by requests that wait further on, or that the storage ends.
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/lockable.h"
+#include "qemu/range.h"
+#include "block/block_int.h"
+#include "system/block-backend.h"
+#include "blk-detach-core.h"
+#include "trace.h"
+
+/* Bounce buffer that the request takes out of the budget. */
+static uint64_t blk_detach_cost(BlkDetachReq *r)
+{
+    return r->bounced ? blk_detach_pool_size(r->bytes) : 0;
+}
+
+/*
+ * The lists of waiting coroutines
+ */
+
+/* Called with d->lock held.  The caller wakes @w once it has released it. */
+static void blk_detach_unwait_locked(BlkDetach *d, BlkDetachWaiter *w,
+                                     BlkDetachWaiterList *woken)
+{
+    if (w->where == WAIT_BUFFER || w->where == WAIT_SLOT) {
+        qatomic_dec(&d->nr_waiting);
+    }
+    if (w->where == WAIT_DRAINED) {
+        /* Paired with the decrement in blk_detach_co_wait_drained() */
+        blk_inc_in_flight(d->blk);
+    }
+    QTAILQ_REMOVE(&d->waiting[w->where], w, next);
+    w->where = WAIT_NOT;
+    if (woken) {
+        QTAILQ_INSERT_TAIL(woken, w, next);
+    }
+}
+
+/* Each waiter may be gone once it has been woken. */
+static void blk_detach_wake(BlkDetachWaiterList *woken)
+{
+    BlkDetachWaiter *w;
+
+    while ((w = QTAILQ_FIRST(woken))) {
+        QTAILQ_REMOVE(woken, w, next);
+        aio_co_wake(w->co);
+    }
+}
+
+/*
+ * Called with d->lock held, which is released while waiting and not taken
+ * again.  The waiter is off its list when this returns: what it waited for has
+ * been given to it, or it was cancelled.
+ */
+static void coroutine_fn
+blk_detach_co_wait_unlock(BlkDetach *d, BlkDetachWaiter *w, BlkDetachWait where)
+{
+    trace_blk_detach_wait(d->blk, w->req, where, w->offset, w->bytes);
+    w->co = qemu_coroutine_self();
+    w->where = where;
+    QTAILQ_INSERT_TAIL(&d->waiting[where], w, next);
+    qemu_mutex_unlock(&d->lock);
+    qemu_coroutine_yield();
+}
+
+void blk_detach_init_waiter(BlkDetachWaiter *w, BlkDetachReq *r,
+                            int64_t offset, int64_t bytes)
+{
+    *w = (BlkDetachWaiter) {
+        .req    = r,
+        .where  = WAIT_NOT,
+        .offset = offset,
+        .bytes  = bytes,
+    };
+}
+
+/*
+ * The budget: bytes of bounce buffer, and slots with the storage
+ */
+
+static bool blk_detach_take_bytes(BlkDetach *d, uint64_t bytes)
+{
+    uint64_t old, used = qatomic_read(&d->budget_used);
+
+    do {
+        old = used;
+        if (bytes > d->opts.budget - old) {
+            return false;
+        }
+        used = qatomic_cmpxchg(&d->budget_used, old, old + bytes);
+    } while (used != old);
+    return true;
+}
+
+/*
+ * While nothing is detached the storage answers, and the guest's virtqueues
+ * are limit enough.  Otherwise leave threads and events to other disks.
+ */
+static bool blk_detach_slot_free(BlkDetach *d, BlkDetachCtx *dctx)
+{
+    return !qatomic_read(&d->nr_detached) ||
+           (qatomic_read(&d->issued) < d->opts.max_requests &&
+            qatomic_read(&dctx->issued) < d->opts.ctx_quota);
+}
+
+static void blk_detach_take_slot(BlkDetachReq *r)
+{
+    r->has_slot = true;
+    qatomic_inc(&r->d->issued);
+    qatomic_inc(&r->dctx->issued);
+}
+
+/*
+ * Called with d->lock held.  Buffers are handed out in the order in which they
+ * were asked for, so that large requests get theirs; slots go to the oldest
+ * waiter whose AioContext has one.
+ */
+static void blk_detach_hand_out_locked(BlkDetach *d, BlkDetachWaiterList *woken)
+{
+    BlkDetachWaiter *w, *next_w;
+
+    while ((w = QTAILQ_FIRST(&d->waiting[WAIT_BUFFER])) &&
+           blk_detach_take_bytes(d, blk_detach_cost(w->req))) {
+        w->req->charged = true;
+        blk_detach_unwait_locked(d, w, woken);
+    }
+
+    QTAILQ_FOREACH_SAFE(w, &d->waiting[WAIT_SLOT], next, next_w) {
+        if (blk_detach_slot_free(d, w->req->dctx)) {
+            blk_detach_take_slot(w->req);
+            blk_detach_unwait_locked(d, w, woken);
+        }
+    }
+}
+
+static void blk_detach_hand_out(BlkDetach *d)
+{
+    BlkDetachWaiterList woken = QTAILQ_HEAD_INITIALIZER(woken);
+
+    WITH_QEMU_LOCK_GUARD(&d->lock) {
+        blk_detach_hand_out_locked(d, &woken);
+    }
+    blk_detach_wake(&woken);
+}
+
+void blk_detach_release(BlkDetachReq *r)
+{
+    BlkDetach *d = r->d;
+
+    if (r->buf) {
+        blk_detach_pool_put(&r->dctx->pool, r->buf, r->bytes);
+    }
+    if (r->charged) {
+        qatomic_sub(&d->budget_used, blk_detach_cost(r));
+    }
+    if (r->has_slot) {
+        qatomic_dec(&r->dctx->issued);
+        qatomic_dec(&d->issued);
+    }
+
+    /* Pairs with the one in blk_detach_co_wait_budget(). */
+    smp_mb();
+    if (qatomic_read(&d->nr_waiting)) {
+        blk_detach_hand_out(d);
+    }
+}
+
+/* Wait in WAIT_BUFFER for bytes, or in WAIT_SLOT for a slot. */
+static void coroutine_fn
+blk_detach_co_wait_budget(BlkDetachReq *r, BlkDetachWait where)
+{
+    BlkDetach *d = r->d;
+    BlkDetachWaiterList woken = QTAILQ_HEAD_INITIALIZER(woken);
+
+    qemu_mutex_lock(&d->lock);
+    qatomic_inc(&d->nr_waiting);
+
+    /*
+     * Either we see what has been released just now, or who released it sees
+     * that we are waiting; pairs with the one in blk_detach_release().
+     */
+    smp_mb();
+    if (QTAILQ_EMPTY(&d->waiting[where])) {
+        if (where == WAIT_BUFFER) {
+            r->charged = blk_detach_take_bytes(d, blk_detach_cost(r));
+        } else if (blk_detach_slot_free(d, r->dctx)) {
+            blk_detach_take_slot(r);
+        }
+        if (where == WAIT_BUFFER ? r->charged : r->has_slot) {
+            qatomic_dec(&d->nr_waiting);
+            qemu_mutex_unlock(&d->lock);
+            return;
+        }
+    }
+    blk_detach_co_wait_unlock(d, &r->waiter, where);
+}
+
+/* Get the bounce buffer, which has been charged, and copy a write's data. */
+static void blk_detach_fill_buffer(BlkDetachReq *r)
+{
+    size_t align = bdrv_opt_mem_align(blk_bs(r->d->blk));
+
+    r->buf = blk_detach_pool_get(&r->dctx->pool, r->bytes, align);
+    if (!r->buf) {
+        r->ret = -ENOMEM;
+        return;
+    }
+    qemu_iovec_init_buf(&r->bounce, r->buf, r->bytes);
+    if (r->op == BLK_DETACH_WRITE) {
+        qemu_iovec_to_buf(r->qiov, 0, r->buf, r->bytes);
+    }
+}
+
+void blk_detach_try_buffer(BlkDetachReq *r)
+{
+    BlkDetach *d = r->d;
+
+    if (r->bounced && !blk_in_drain(d->blk) && !qatomic_read(&d->nr_waiting) &&
+        blk_detach_take_bytes(d, blk_detach_cost(r))) {
+        r->charged = true;
+        blk_detach_fill_buffer(r);
+    }
+}
+
+static void coroutine_fn blk_detach_co_get_buffer(BlkDetachReq *r)
+{
+    if (!r->bounced || r->charged || r->canceled) {
+        return;
+    }
+    blk_detach_co_wait_budget(r, WAIT_BUFFER);
+    if (!r->canceled) {
+        blk_detach_fill_buffer(r);
+    }
+}
+
+static void coroutine_fn blk_detach_co_get_slot(BlkDetachReq *r)
+{
+    if (r->canceled || r->ret < 0) {
+        return;
+    }
+    if (!qatomic_read(&r->d->nr_detached)) {
+        blk_detach_take_slot(r);
+        return;
+    }
+    blk_detach_co_wait_budget(r, WAIT_SLOT);
+}
+
+/*
+ * The fence
+ */
+
+static bool blk_detach_in_the_way(BlkDetachReq *r, BlkDetachWaiter *w)
+{
+    return blk_detach_changes_disk(r) && r->bytes && r->seq <= w->seq &&
+           ranges_overlap(r->offset, r->bytes, w->offset, w->bytes);
+}
+
+static void coroutine_fn blk_detach_co_wait_fence(BlkDetach *d,
+                                                  BlkDetachWaiter *w)
+{
+    BlkDetachReq *r;
+
+    /*
+     * A range is entered before the guest can know that its request was
+     * cancelled, and so before a request that must wait is made available.
+     */
+    if (likely(!qatomic_load_acquire(&d->nr_fences)) || !w->bytes) {
+        return;
+    }
+
+    qemu_mutex_lock(&d->lock);
+    w->seq = d->seq;
+    w->blockers = 0;
+    QTAILQ_FOREACH(r, &d->detached, next) {
+        w->blockers += blk_detach_in_the_way(r, w);
+    }
+    if (!w->blockers) {
+        qemu_mutex_unlock(&d->lock);
+        return;
+    }
+    blk_detach_co_wait_unlock(d, w, WAIT_FENCE);
+}
+
+void coroutine_fn blk_detach_co_fence(BlkDetach *d, int64_t offset,
+                                      int64_t bytes, BdrvRequestFlags flags)
+{
+    BlkDetachWaiter w;
+
+    if (likely(!d) || (flags & BDRV_REQ_NO_QUEUE)) {
+        return;
+    }
+    blk_detach_init_waiter(&w, NULL, offset, bytes);
+    blk_detach_co_wait_fence(d, &w);
+}
+
+/* Called with d->lock held, @r has finished. */
+static void blk_detach_unblock_locked(BlkDetachReq *r,
+                                      BlkDetachWaiterList *woken)
+{
+    BlkDetach *d = r->d;
+    BlkDetachWaiter *w, *next_w;
+
+    QTAILQ_FOREACH_SAFE(w, &d->waiting[WAIT_FENCE], next, next_w) {
+        if (blk_detach_in_the_way(r, w) && --w->blockers == 0) {
+            blk_detach_unwait_locked(d, w, woken);
+        }
+    }
+}
+
+void blk_detach_enter_detached(BlkDetachReq *r)
+{
+    BlkDetach *d = r->d;
+
+    QEMU_LOCK_GUARD(&d->lock);
+    r->detached = true;
+    r->seq = ++d->seq;
+    QTAILQ_INSERT_TAIL(&d->detached, r, next);
+    qatomic_set(&d->nr_detached, d->nr_detached + 1);
+    if (blk_detach_changes_disk(r)) {
+        qatomic_store_release(&d->nr_fences, d->nr_fences + 1);
+    }
+}
+
+void blk_detach_leave_detached(BlkDetachReq *r)
+{
+    BlkDetach *d = r->d;
+    BlkDetachWaiterList woken = QTAILQ_HEAD_INITIALIZER(woken);
+
+    WITH_QEMU_LOCK_GUARD(&d->lock) {
+        QTAILQ_REMOVE(&d->detached, r, next);
+        qatomic_set(&d->nr_detached, d->nr_detached - 1);
+        if (blk_detach_changes_disk(r)) {
+            qatomic_set(&d->nr_fences, d->nr_fences - 1);
+            blk_detach_unblock_locked(r, &woken);
+        }
+    }
+    blk_detach_wake(&woken);
+}
+
+/*
+ * Drained sections
+ */
+
+/*
+ * Park a request that comes in a drained section, before it holds anything:
+ * the section waits for whoever waits for what it would hold.
+ */
+static void coroutine_fn blk_detach_co_wait_drained(BlkDetachReq *r)
+{
+    BlkDetach *d = r->d;
+
+    if (likely(r->charged || !blk_in_drain(d->blk))) {
+        return;
+    }
+
+    qemu_mutex_lock(&d->lock);
+    if (!blk_in_drain(d->blk)) {
+        qemu_mutex_unlock(&d->lock);
+        return;
+    }
+    /*
+     * Under the lock, so that the section cannot end before the request is on
+     * the list.  blk_detach_unwait_locked() has the increment.
+     */
+    blk_dec_in_flight(d->blk);
+    blk_detach_co_wait_unlock(d, &r->waiter, WAIT_DRAINED);
+}
+
+void blk_detach_drained_end(BlkDetach *d)
+{
+    BlkDetachWaiterList woken = QTAILQ_HEAD_INITIALIZER(woken);
+    BlkDetachWaiter *w, *next_w;
+
+    if (!d) {
+        return;
+    }
+    WITH_QEMU_LOCK_GUARD(&d->lock) {
+        QTAILQ_FOREACH_SAFE(w, &d->waiting[WAIT_DRAINED], next, next_w) {
+            blk_detach_unwait_locked(d, w, &woken);
+        }
+    }
+    blk_detach_wake(&woken);
+}
+
+/*
+ * The throttle queue
+ */
+
+static ThrottleDirection blk_detach_direction(BlkDetachReq *r)
+{
+    return r->op == BLK_DETACH_READ ? THROTTLE_READ : THROTTLE_WRITE;
+}
+
+/* As in blk_co_do_preadv_part(), but outside the graph lock. */
+static void coroutine_fn blk_detach_co_throttle(BlkDetachReq *r)
+{
+    ThrottleGroupMember *tgm = r->d->tgm;
+
+    if (r->canceled || r->ret < 0 || !tgm->throttle_state ||
+        (r->op != BLK_DETACH_READ && r->op != BLK_DETACH_WRITE)) {
+        return;
+    }
+    r->throttled = true;
+    throttle_group_co_intercept(tgm, r->bytes, blk_detach_direction(r),
+                                &r->canceled);
+    r->throttled = false;
+}
+
+void coroutine_fn blk_detach_co_admit(BlkDetachReq *r)
+{
+    blk_detach_co_wait_drained(r);
+    blk_detach_co_get_buffer(r);
+    if (!r->canceled) {
+        blk_detach_co_wait_fence(r->d, &r->waiter);
+    }
+    blk_detach_co_get_slot(r);
+    blk_detach_co_throttle(r);
+}
+
+bool blk_detach_unwait(BlkDetachReq *r)
+{
+    BlkDetach *d = r->d;
+
+    if (r->throttled) {
+        return throttle_group_co_remove(d->tgm, r->waiter.co,
+                                        blk_detach_direction(r));
+    }
+
+    QEMU_LOCK_GUARD(&d->lock);
+    if (r->waiter.where == WAIT_NOT) {
+        return false;
+    }
+    blk_detach_unwait_locked(d, &r->waiter, NULL);
+    return true;
+}

@@ -1,0 +1,90 @@
+/*
+ * Requests of a BlockBackend that can be taken back while the storage hangs
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * A BlockBackend with detaching on runs its blk_aio_*() requests in two
+ * halves.  The front is what the caller knows: the BlockAIOCB and its callback.
+ * The back is what the block layer knows: a coroutine, a bounce buffer and a
+ * range.  blk_aio_cancel_async() gives the front back to the caller at once;
+ * the back, if it has been issued already, runs on "detached" and touches
+ * nothing of the caller's any more.
+ *
+ * Hooks: block-backend.c (submission, fence, drained sections, teardown) and
+ * throttle-groups.c (taking a request out of the throttle queue).
+ */
+
+#ifndef BLOCK_BLK_DETACH_H
+#define BLOCK_BLK_DETACH_H
+
+#include "block/block-common.h"
+#include "system/block-backend-common.h"
+
+#define BLK_DETACH_DEFAULT_BUDGET       (256 * MiB)
+#define BLK_DETACH_DEFAULT_MAX_REQUESTS 256
+#define BLK_DETACH_DEFAULT_CTX_QUOTA    48
+
+/* The limits of one BlockBackend; they hold across device resets. */
+typedef struct BlkDetachOptions {
+    /*
+     * Bytes of bounce buffer for requests in flight and detached.  A request
+     * that does not fit waits; one larger than all of it runs without a
+     * bounce buffer and cannot be detached.  0: no bounce buffers.
+     */
+    uint64_t budget;
+
+    /*
+     * While any request is detached, a new one is issued only if fewer than
+     * this many (in flight and detached) are with the storage.
+     */
+    unsigned int max_requests;
+
+    /* The same, counted in the AioContext of the new request alone. */
+    unsigned int ctx_quota;
+} BlkDetachOptions;
+
+/* A snapshot of one BlockBackend's detached and waiting requests. */
+typedef struct BlkDetachInfo {
+    unsigned int detached;          /* detached and unfinished now */
+    uint64_t detached_ever;         /* detached since blk_set_detach() */
+    uint64_t budget_used;           /* bytes of bounce buffer charged now */
+    unsigned int waiting_drained;   /* parked by a drained section */
+    unsigned int waiting_budget;    /* for bounce buffer or quota */
+    unsigned int waiting_fence;     /* behind a detached request */
+    int64_t oldest_ns;              /* age of the oldest detached one, or 0 */
+} BlkDetachInfo;
+
+/*
+ * blk_set_detach:
+ * @opts: the limits, or NULL to switch detaching off
+ *
+ * Switch detaching on or off for @blk.  Requests already submitted must have
+ * finished, detached ones included.  Detaching is switched off when the device
+ * model leaves @blk.
+ *
+ * Context: main loop, BQL held.
+ * Returns: true, or false with @errp set if record/replay is in use.
+ */
+bool blk_set_detach(BlockBackend *blk, const BlkDetachOptions *opts,
+                    Error **errp);
+
+/*
+ * blk_aio_was_canceled:
+ * @acb: a request of any BlockBackend, from inside its own callback
+ *
+ * Whether the callback runs because blk_aio_cancel_async() took the request
+ * back, and not because it has a result.  The return value of the callback is
+ * then -ECANCELED; but a block driver may return that by itself.
+ *
+ * Context: the AioContext of the request.
+ */
+bool blk_aio_was_canceled(BlockAIOCB *acb);
+
+/*
+ * blk_detach_query:
+ *
+ * Context: any thread; @blk must stay alive.  All zero if detaching is off.
+ */
+void blk_detach_query(BlockBackend *blk, BlkDetachInfo *info);
+
+#endif /* BLOCK_BLK_DETACH_H */
