@@ -267,7 +267,7 @@ static bool blk_detach_in_the_way(BlkDetachReq *r, BlkDetachWaiter *w)
            ranges_overlap(r->offset, r->bytes, w->offset, w->bytes);
 }
 
-static void coroutine_fn blk_detach_co_wait_fence(BlkDetach *d,
+static void coroutine_fn blk_detach_co_pass_fence(BlkDetach *d,
                                                   BlkDetachWaiter *w)
 {
     BlkDetachReq *r;
@@ -293,16 +293,13 @@ static void coroutine_fn blk_detach_co_wait_fence(BlkDetach *d,
     blk_detach_co_wait_unlock(d, w, WAIT_FENCE);
 }
 
-void coroutine_fn blk_detach_co_fence(BlkDetach *d, int64_t offset,
-                                      int64_t bytes, BdrvRequestFlags flags)
+void coroutine_fn blk_detach_co_wait_fence(BlkDetach *d, int64_t offset,
+                                           int64_t bytes)
 {
     BlkDetachWaiter w;
 
-    if (likely(!d) || (flags & BDRV_REQ_NO_QUEUE)) {
-        return;
-    }
     blk_detach_init_waiter(&w, NULL, offset, bytes);
-    blk_detach_co_wait_fence(d, &w);
+    blk_detach_co_pass_fence(d, &w);
 }
 
 /* Called with d->lock held, @r has finished. */
@@ -423,7 +420,7 @@ void coroutine_fn blk_detach_co_admit(BlkDetachReq *r)
     blk_detach_co_wait_drained(r);
     blk_detach_co_get_buffer(r);
     if (!r->canceled) {
-        blk_detach_co_wait_fence(r->d, &r->waiter);
+        blk_detach_co_pass_fence(r->d, &r->waiter);
     }
     blk_detach_co_get_slot(r);
     blk_detach_co_throttle(r);

@@ -46,6 +46,9 @@ BlockAIOCB *blk_detach_aio(BlkDetach *d, BlkDetachOp op, int64_t offset,
                            BdrvRequestFlags flags, BlockCompletionFunc *cb,
                            void *opaque);
 
+void coroutine_fn blk_detach_co_wait_fence(BlkDetach *d, int64_t offset,
+                                           int64_t bytes);
+
 /*
  * blk_detach_co_fence:
  * @d: the engine, or NULL
@@ -55,8 +58,14 @@ BlockAIOCB *blk_detach_aio(BlkDetach *d, BlkDetachOp op, int64_t offset,
  * by each request that does not come through blk_detach_aio(); one that does
  * has been here already and is told by BDRV_REQ_NO_QUEUE.
  */
-void coroutine_fn blk_detach_co_fence(BlkDetach *d, int64_t offset,
-                                      int64_t bytes, BdrvRequestFlags flags);
+static inline void coroutine_fn
+blk_detach_co_fence(BlkDetach *d, int64_t offset, int64_t bytes,
+                    BdrvRequestFlags flags)
+{
+    if (unlikely(d) && !(flags & BDRV_REQ_NO_QUEUE)) {
+        blk_detach_co_wait_fence(d, offset, bytes);
+    }
+}
 
 /*
  * blk_detach_drained_end:

@@ -1,0 +1,161 @@
+/*
+ * virtio-blk: taking requests back (VIRTIO_BLK_F_CANCEL)
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * The numbers on the wire, and what virtio-blk.c calls at the turning points
+ * of a request's life.  Each call is a no-op for a device with cancel=off.
+ *
+ * Unless said otherwise a function that takes a request, or a virtqueue, is
+ * called in the AioContext of that virtqueue and does not yield.
+ */
+
+#ifndef HW_VIRTIO_BLK_CANCEL_H
+#define HW_VIRTIO_BLK_CANCEL_H
+
+#include "qemu/units.h"
+#include "block/blk-detach.h"
+#include "hw/qdev-properties.h"
+#include "hw/virtio/virtio-blk.h"
+
+/*
+ * Provisional: to be allocated by the OASIS VIRTIO TC.  With the feature
+ * negotiated, le64 tag follows the sector in the header of every request.
+ */
+#define VIRTIO_BLK_F_CANCEL       50 /* feature bit */
+#define VIRTIO_BLK_T_CANCEL       28 /* request type: cancel the one named */
+#define VIRTIO_BLK_S_CANCELED     7  /* status of a request taken back */
+#define VIRTIO_BLK_S_NOT_CANCELED 8  /* status of a CANCEL: still held */
+
+#define DEFINE_VIRTIO_BLK_CANCEL_PROPERTIES(_state)                         \
+    DEFINE_PROP_BIT64("cancel", _state, host_features,                      \
+                      VIRTIO_BLK_F_CANCEL, false),                          \
+    DEFINE_PROP_SIZE("detach-budget", _state, conf.detach_budget,           \
+                     BLK_DETACH_DEFAULT_BUDGET)
+
+void virtio_blk_cancel_class_init(VirtioDeviceClass *vdc);
+
+/*
+ * virtio_blk_cancel_realize:
+ *
+ * Switch detaching on if the device has cancel=on.  Undone by
+ * virtio_blk_cancel_unrealize(), which a failing realize calls too.
+ *
+ * Context: main loop, BQL held, before the first request.
+ * Returns: false with @errp set if that is not possible.
+ */
+bool virtio_blk_cancel_realize(VirtIOBlock *s, Error **errp);
+
+/* Context: main loop, BQL held; the BlockBackend is drained. */
+void virtio_blk_cancel_unrealize(VirtIOBlock *s);
+
+/*
+ * virtio_blk_cancel_legacy:
+ *
+ * Withdraw the offer from a transport that cannot offer VIRTIO_F_VERSION_1.
+ *
+ * Context: main loop, BQL held.
+ */
+void virtio_blk_cancel_legacy(VirtIOBlock *s, uint64_t *features);
+
+/*
+ * virtio_blk_cancel_reset:
+ *
+ * Take back what is in flight on any virtqueue and drop its elements.  What
+ * cannot be taken back is still in flight afterwards.
+ *
+ * Context: main loop or vCPU thread, BQL held.
+ */
+void virtio_blk_cancel_reset(VirtIOBlock *s);
+
+/*
+ * virtio_blk_cancel_restart:
+ * @resubmit: submits a list of requests of one virtqueue, linked by ->next;
+ *            drops a reference of blk_inc_in_flight() at its end
+ *
+ * Submit what is parked after an I/O error again, each virtqueue's requests in
+ * its own AioContext, and so that a CANCEL finds them all the time.
+ *
+ * Context: main loop, BQL held.
+ * Returns: false if nothing was done, because the device has cancel=off.
+ */
+bool virtio_blk_cancel_restart(VirtIOBlock *s, QEMUBHFunc *resubmit);
+
+/*
+ * virtio_blk_cancel_foreign_kick:
+ *
+ * Context: any thread.
+ * Returns: true if @vq is being served by another thread, so that the caller
+ * must leave it alone; whoever starts that thread again kicks the virtqueue.
+ */
+bool virtio_blk_cancel_foreign_kick(VirtIOBlock *s, VirtQueue *vq);
+
+/*
+ * virtio_blk_cancel_handle:
+ * @mrb: what was read from the virtqueue, but is not submitted yet
+ * @type: the whole type of @req
+ * @has_data: whether buffers are left besides header and status
+ *
+ * Execute @req if it is a CANCEL.  It and its target have been completed and
+ * freed then.
+ *
+ * Returns: false if @req is something else.
+ */
+bool virtio_blk_cancel_handle(VirtIOBlockReq *req, MultiReqBuffer *mrb,
+                              uint32_t type, bool has_data);
+
+/*
+ * virtio_blk_cancel_finish:
+ *
+ * For a completion callback that was passed an error: if the request was taken
+ * back, complete and free it.  It is not an I/O error, and is accounted
+ * neither as failed nor as done.
+ *
+ * Returns: false if the error is the storage's.
+ */
+bool virtio_blk_cancel_finish(VirtIOBlockReq *req);
+
+/*
+ * virtio_blk_cancel_status:
+ *
+ * The same for callbacks that have more to free than the request.
+ *
+ * Returns: VIRTIO_BLK_S_CANCELED if the request was taken back, else @status.
+ */
+uint8_t virtio_blk_cancel_status(VirtIOBlockReq *req, uint8_t status);
+
+/*
+ * virtio_blk_cancel_park:
+ *
+ * Make @req, which is about to be parked, look as it came from the virtqueue.
+ */
+void virtio_blk_cancel_park(VirtIOBlockReq *req);
+
+/* See virtio_blk_cancel_parse() */
+size_t virtio_blk_cancel_do_parse(VirtIOBlockReq *req);
+
+/*
+ * virtio_blk_cancel_parse:
+ * @req: a request with @req->out filled in
+ *
+ * Read the tag of @req, and make it a possible target.
+ *
+ * Returns: the length of its header, or 0 if it is too short and the device
+ * needs a reset.
+ */
+static inline size_t virtio_blk_cancel_parse(VirtIOBlockReq *req)
+{
+    if (likely(!req->dev->cancel)) {
+        return sizeof(req->out);
+    }
+    return virtio_blk_cancel_do_parse(req);
+}
+
+/* Context: also in the main loop, for a request that is loaded. */
+static inline void virtio_blk_cancel_init_request(VirtIOBlockReq *req)
+{
+    req->acb = NULL;
+    memset(&req->inflight, 0, sizeof(req->inflight));
+}
+
+#endif /* HW_VIRTIO_BLK_CANCEL_H */
