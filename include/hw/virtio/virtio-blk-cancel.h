@@ -15,7 +15,6 @@
 
 #include "qemu/units.h"
 #include "block/blk-detach.h"
-#include "hw/qdev-properties.h"
 #include "hw/virtio/virtio-blk.h"
 
 /*
@@ -26,12 +25,6 @@
 #define VIRTIO_BLK_T_CANCEL       28 /* request type: cancel the one named */
 #define VIRTIO_BLK_S_CANCELED     7  /* status of a request taken back */
 #define VIRTIO_BLK_S_NOT_CANCELED 8  /* status of a CANCEL: still held */
-
-#define DEFINE_VIRTIO_BLK_CANCEL_PROPERTIES(_state)                         \
-    DEFINE_PROP_BIT64("cancel", _state, host_features,                      \
-                      VIRTIO_BLK_F_CANCEL, false),                          \
-    DEFINE_PROP_SIZE("detach-budget", _state, conf.detach_budget,           \
-                     BLK_DETACH_DEFAULT_BUDGET)
 
 void virtio_blk_cancel_class_init(VirtioDeviceClass *vdc);
 
@@ -138,7 +131,8 @@ size_t virtio_blk_cancel_do_parse(VirtIOBlockReq *req);
  * virtio_blk_cancel_parse:
  * @req: a request with @req->out filled in
  *
- * Read the tag of @req, and make it a possible target.
+ * Note that the device holds @req, and read its tag if it has one.  From now
+ * on it is a possible target.
  *
  * Returns: the length of its header, or 0 if it is too short and the device
  * needs a reset.

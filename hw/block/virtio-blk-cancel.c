@@ -1,0 +1,594 @@
+/*
+ * virtio-blk: taking requests back (VIRTIO_BLK_F_CANCEL)
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * A device with cancel=on keeps a list of the requests that it holds for each
+ * virtqueue, and executes CANCEL: it finds the target by its tag, and gives it
+ * back wherever it is on its way - not submitted yet, with the BlockBackend,
+ * or parked after an I/O error.  What makes a request that hangs in the
+ * storage cancellable is in block/blk-detach.c.
+ *
+ * Hooks: virtio-blk.c (parse, submit, complete, free, reset, restart) and
+ * virtio.c (features accepted without VIRTIO_F_VERSION_1).
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/error-report.h"
+#include "qemu/iov.h"
+#include "qemu/lockable.h"
+#include "qemu/log.h"
+#include "block/aio-wait.h"
+#include "hw/virtio/virtio-blk.h"
+#include "hw/virtio/virtio-blk-cancel.h"
+#include "trace.h"
+
+/*
+ * The requests of one virtqueue.
+ *
+ * Owned by the thread that serves the virtqueue, which is the virtqueue's
+ * AioContext; no lock.  While the VM is stopped, and drained, that is the main
+ * loop.  virtio_blk_cancel_foreign_kick() guards it.
+ */
+typedef struct VirtIOBlkCancelQueue {
+    VirtIOBlock *dev;                   /* set once */
+
+    /*
+     * Every request that has been parsed and not been freed, oldest first,
+     * except CANCELs.  A list, because it has at most as many entries as the
+     * virtqueue (1024), and a target that hangs is found near its beginning.
+     */
+    QTAILQ_HEAD(, VirtIOBlockReq) inflight;
+
+    /* The AioContext of those that are with the BlockBackend, if any */
+    AioContext *ctx;
+
+    /* The request being taken back; NULL as soon as it is freed */
+    VirtIOBlockReq *target;
+
+    /* Reset: drop the elements of what is taken back */
+    bool dropping;
+
+    /* Parked requests on their way back to work; dev->rq_lock */
+    VirtIOBlockReq *restart;
+} VirtIOBlkCancelQueue;
+
+struct VirtIOBlkCancel {
+    /* Submits a list of requests again; set by the main loop before a BH */
+    QEMUBHFunc *resubmit;
+
+    /* One for each virtqueue */
+    VirtIOBlkCancelQueue queue[];
+};
+
+static VirtIOBlkCancelQueue *cancel_queue(VirtIOBlockReq *req)
+{
+    return &req->dev->cancel->queue[virtio_get_queue_index(req->vq)];
+}
+
+static void cancel_link(VirtIOBlockReq *req)
+{
+    VirtIOBlkCancelQueue *q = cancel_queue(req);
+
+    q->ctx = qemu_get_current_aio_context();
+
+    /* A request that is parsed again has stayed in the list */
+    if (!QTAILQ_IN_USE(req, inflight)) {
+        QTAILQ_INSERT_TAIL(&q->inflight, req, inflight);
+    }
+}
+
+static void cancel_unlink(VirtIOBlockReq *req)
+{
+    VirtIOBlkCancelQueue *q;
+
+    if (!QTAILQ_IN_USE(req, inflight)) {
+        return;
+    }
+
+    q = cancel_queue(req);
+    QTAILQ_REMOVE(&q->inflight, req, inflight);
+    if (q->target == req) {
+        q->target = NULL;
+    }
+}
+
+void virtio_blk_free_request(VirtIOBlockReq *req)
+{
+    cancel_unlink(req);
+    g_free(req);
+}
+
+/* Forget a request whose virtqueue is about to be reset. */
+static void cancel_drop(VirtIOBlockReq *req)
+{
+    virtqueue_detach_element(req->vq, &req->elem, 0);
+    virtio_blk_free_request(req);
+}
+
+/*
+ * Give a request back as cancelled.
+ *
+ * The used length is that of all the buffers, as it is for a failed request:
+ * the status is the last byte, and only what the used length covers is marked
+ * dirty for migration.
+ *
+ * The accounting cookie is freed with the request.  block_acct_start() has
+ * only filled it in, so nothing is left behind; and there is no counter that a
+ * cancelled request belongs to.
+ */
+static void cancel_complete(VirtIOBlockReq *req)
+{
+    virtio_blk_req_complete(req, VIRTIO_BLK_S_CANCELED);
+    virtio_blk_free_request(req);
+}
+
+/* Whether the callback of @req, which is running, runs because of a cancel. */
+static bool cancel_was_canceled(VirtIOBlockReq *req)
+{
+    /* The AIOCB ends with the callback; the request may live on, parked */
+    BlockAIOCB *acb = g_steal_pointer(&req->acb);
+
+    return req->dev->cancel && acb && blk_aio_was_canceled(acb);
+}
+
+bool virtio_blk_cancel_finish(VirtIOBlockReq *req)
+{
+    if (!cancel_was_canceled(req)) {
+        return false;
+    }
+
+    if (cancel_queue(req)->dropping) {
+        cancel_drop(req);
+    } else {
+        cancel_complete(req);
+    }
+    return true;
+}
+
+uint8_t virtio_blk_cancel_status(VirtIOBlockReq *req, uint8_t status)
+{
+    return cancel_was_canceled(req) ? VIRTIO_BLK_S_CANCELED : status;
+}
+
+void virtio_blk_cancel_park(VirtIOBlockReq *req)
+{
+    if (!req->dev->cancel) {
+        return;
+    }
+
+    /*
+     * The request is parsed again from its elements, here or after migration.
+     * Header and status must be where they were.
+     */
+    iov_discard_undo(&req->inhdr_undo);
+    iov_discard_undo(&req->outhdr_undo);
+}
+
+/* Read the tag.  The header may be split over descriptors anywhere. */
+static bool cancel_read_tag(VirtIOBlockReq *req)
+{
+    uint64_t tag;
+
+    if (iov_to_buf(req->elem.out_sg, req->elem.out_num, sizeof(req->out),
+                   &tag, sizeof(tag)) != sizeof(tag)) {
+        return false;
+    }
+
+    req->tag = le64_to_cpu(tag);
+    return true;
+}
+
+static bool cancel_is_cancel(VirtIOBlockReq *req)
+{
+    /* VIRTIO_F_VERSION_1, without which there is no CANCEL, is little endian */
+    return le32_to_cpu(req->out.type) == VIRTIO_BLK_T_CANCEL;
+}
+
+size_t virtio_blk_cancel_do_parse(VirtIOBlockReq *req)
+{
+    VirtIODevice *vdev = VIRTIO_DEVICE(req->dev);
+
+    if (!virtio_vdev_has_feature(vdev, VIRTIO_BLK_F_CANCEL)) {
+        /* No CANCEL will ask for it, but a reset takes it back as well */
+        req->tag = 0;
+        cancel_link(req);
+        return sizeof(req->out);
+    }
+
+    if (!cancel_read_tag(req)) {
+        virtio_error(vdev, "virtio-blk request outhdr too short for its tag");
+        return 0;
+    }
+
+    if (cancel_is_cancel(req)) {
+        /*
+         * A CANCEL is never a target, also not its own.  It can have been one
+         * if the driver changed the header of a request that was parked.
+         */
+        cancel_unlink(req);
+    } else {
+        cancel_link(req);
+    }
+
+    return sizeof(req->out) + sizeof(req->tag);
+}
+
+/* Take @req out of what has been read from the virtqueue but not submitted. */
+static bool cancel_take_unsubmitted(MultiReqBuffer *mrb, VirtIOBlockReq *req)
+{
+    for (unsigned int i = 0; i < mrb->num_reqs; i++) {
+        if (mrb->reqs[i] == req) {
+            mrb->num_reqs--;
+            memmove(&mrb->reqs[i], &mrb->reqs[i + 1],
+                    (mrb->num_reqs - i) * sizeof(mrb->reqs[0]));
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool cancel_list_remove(VirtIOBlockReq **list, VirtIOBlockReq *req)
+{
+    for (; *list; list = &(*list)->next) {
+        if (*list == req) {
+            *list = req->next;
+            req->next = NULL;
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Take @req out of the requests that wait for the VM to continue. */
+static bool cancel_take_parked(VirtIOBlkCancelQueue *q, VirtIOBlockReq *req)
+{
+    QEMU_LOCK_GUARD(&q->dev->rq_lock);
+
+    return cancel_list_remove(&q->dev->rq, req) ||
+           cancel_list_remove(&q->restart, req);
+}
+
+static VirtIOBlockReq *cancel_find(VirtIOBlkCancelQueue *q, uint64_t tag)
+{
+    VirtIOBlockReq *req;
+
+    QTAILQ_FOREACH(req, &q->inflight, inflight) {
+        if (req->tag == tag) {
+            return req;
+        }
+    }
+    return NULL;
+}
+
+/*
+ * Ask for @q->target, which is with the BlockBackend, to be given back.  The
+ * callbacks of this and of other requests may run and free them.
+ */
+static void cancel_submitted(VirtIOBlkCancelQueue *q)
+{
+    /* A request of another thread, which should not be, is left alone */
+    if (q->ctx == qemu_get_current_aio_context()) {
+        blk_aio_cancel_async(q->target->acb);
+    }
+}
+
+/* Returns: what has become of @q->target, for tracing */
+static const char *cancel_target(VirtIOBlkCancelQueue *q, MultiReqBuffer *mrb)
+{
+    if (q->target->acb) {
+        cancel_submitted(q);
+        if (!q->target) {
+            return "given back";
+        }
+    }
+
+    /*
+     * Not with the BlockBackend, or not any more: its callback has just run,
+     * with an I/O error that parked it.
+     */
+    if (!q->target->acb) {
+        if (cancel_take_unsubmitted(mrb, q->target)) {
+            cancel_complete(q->target);
+            return "not submitted yet";
+        }
+        if (cancel_take_parked(q, q->target)) {
+            cancel_complete(q->target);
+            return "parked";
+        }
+    }
+
+    return "still held";
+}
+
+bool virtio_blk_cancel_handle(VirtIOBlockReq *req, MultiReqBuffer *mrb,
+                              uint32_t type, bool has_data)
+{
+    VirtIODevice *vdev = VIRTIO_DEVICE(req->dev);
+    unsigned int index = virtio_get_queue_index(req->vq);
+    VirtIOBlkCancelQueue *q;
+    uint8_t status = VIRTIO_BLK_S_OK;
+    const char *outcome = "unknown tag";
+
+    if (type != VIRTIO_BLK_T_CANCEL || !req->dev->cancel ||
+        !virtio_vdev_has_feature(vdev, VIRTIO_BLK_F_CANCEL)) {
+        return false;
+    }
+
+    trace_virtio_blk_cancel(vdev, index, req->tag);
+
+    q = cancel_queue(req);
+    if (has_data) {
+        outcome = "has data";
+        status = VIRTIO_BLK_S_IOERR;
+    } else {
+        q->target = cancel_find(q, req->tag);
+        if (q->target) {
+            outcome = cancel_target(q, mrb);
+        }
+        if (q->target) {
+            status = VIRTIO_BLK_S_NOT_CANCELED;
+            q->target = NULL;
+        }
+    }
+
+    trace_virtio_blk_cancel_outcome(vdev, index, req->tag, outcome, status);
+    virtio_blk_req_complete(req, status);
+    virtio_blk_free_request(req);
+    return true;
+}
+
+/* Context: BH in the AioContext of the virtqueue */
+static void cancel_restart_bh(void *opaque)
+{
+    VirtIOBlkCancelQueue *q = opaque;
+    VirtIOBlock *s = q->dev;
+    VirtIOBlockReq *req;
+
+    WITH_QEMU_LOCK_GUARD(&s->rq_lock) {
+        req = g_steal_pointer(&q->restart);
+    }
+
+    if (req) {
+        s->cancel->resubmit(req);
+    } else {
+        /* All cancelled.  Paired with inc in virtio_blk_cancel_restart() */
+        blk_dec_in_flight(s->conf.conf.blk);
+    }
+}
+
+bool virtio_blk_cancel_restart(VirtIOBlock *s, QEMUBHFunc *resubmit)
+{
+    VirtIOBlockReq *req;
+
+    if (!s->cancel) {
+        return false;
+    }
+    s->cancel->resubmit = resubmit;
+
+    /*
+     * The virtqueues are being served already.  A CANCEL must find a request
+     * on one of the two lists at any time.
+     */
+    QEMU_LOCK_GUARD(&s->rq_lock);
+
+    while (s->rq) {
+        VirtIOBlkCancelQueue *q;
+
+        req = s->rq;
+        s->rq = req->next;
+        q = cancel_queue(req);
+        req->next = q->restart;
+        q->restart = req;
+    }
+
+    for (unsigned int i = 0; i < s->conf.num_queues; i++) {
+        VirtIOBlkCancelQueue *q = &s->cancel->queue[i];
+
+        if (q->restart) {
+            /* Paired with dec in @resubmit or cancel_restart_bh() */
+            blk_inc_in_flight(s->conf.conf.blk);
+
+            /* Without ioeventfd the main loop serves all virtqueues */
+            aio_bh_schedule_oneshot(s->ioeventfd_started ?
+                                    s->vq_aio_context[i] :
+                                    qemu_get_aio_context(),
+                                    cancel_restart_bh, q);
+        }
+    }
+    return true;
+}
+
+bool virtio_blk_cancel_foreign_kick(VirtIOBlock *s, VirtQueue *vq)
+{
+    /*
+     * While ioeventfd is being stopped, a kick that comes late is delivered in
+     * the main loop, but requests of the IOThread are still in flight.
+     */
+    return s->cancel && s->ioeventfd_started &&
+           s->vq_aio_context[virtio_get_queue_index(vq)] !=
+           qemu_get_current_aio_context();
+}
+
+/* Context: the AioContext of the virtqueue */
+static void cancel_drop_bh(void *opaque)
+{
+    VirtIOBlkCancelQueue *q = opaque;
+    VirtIOBlockReq *req, *next;
+    VirtIOBlockReq mark = {};
+
+    WITH_QEMU_LOCK_GUARD(&q->dev->rq_lock) {
+        req = g_steal_pointer(&q->restart);
+    }
+    for (; req; req = next) {
+        next = req->next;
+        cancel_drop(req);
+    }
+
+    /* The callbacks may free any request: a mark keeps the place in the list */
+    q->dropping = true;
+    QTAILQ_INSERT_HEAD(&q->inflight, &mark, inflight);
+    while ((req = QTAILQ_NEXT(&mark, inflight))) {
+        QTAILQ_REMOVE(&q->inflight, &mark, inflight);
+        QTAILQ_INSERT_AFTER(&q->inflight, req, &mark, inflight);
+        if (req->acb) {
+            q->target = req;
+            cancel_submitted(q);
+            q->target = NULL;
+        }
+    }
+    QTAILQ_REMOVE(&q->inflight, &mark, inflight);
+    q->dropping = false;
+}
+
+void virtio_blk_cancel_reset(VirtIOBlock *s)
+{
+    if (!s->cancel) {
+        return;
+    }
+
+    for (unsigned int i = 0; i < s->conf.num_queues; i++) {
+        VirtIOBlkCancelQueue *q = &s->cancel->queue[i];
+
+        if (!q->ctx || q->ctx == qemu_get_current_aio_context()) {
+            cancel_drop_bh(q);
+        } else {
+            aio_wait_bh_oneshot(q->ctx, cancel_drop_bh, q);
+        }
+    }
+}
+
+static int cancel_validate_features(VirtIODevice *vdev)
+{
+    if (virtio_vdev_has_feature(vdev, VIRTIO_BLK_F_CANCEL) &&
+        (!virtio_vdev_has_feature(vdev, VIRTIO_F_VERSION_1) ||
+         virtio_vdev_has_feature(vdev, VIRTIO_F_IN_ORDER))) {
+        qemu_log_mask(LOG_GUEST_ERROR, "%s: VIRTIO_BLK_F_CANCEL needs "
+                      "VIRTIO_F_VERSION_1 and excludes VIRTIO_F_IN_ORDER\n",
+                      vdev->name);
+        return -EINVAL;
+    }
+    return 0;
+}
+
+/*
+ * Make a request that was migrated while parked a possible target: a CANCEL
+ * may be executed before it is parsed.  One that is malformed, or a CANCEL, is
+ * left to virtio_blk_handle_request().
+ */
+static void cancel_load_request(VirtIOBlockReq *req)
+{
+    VirtQueueElement *elem = &req->elem;
+    struct iovec *last;
+
+    if (elem->in_num < 1 || elem->out_num < 1 ||
+        iov_to_buf(elem->out_sg, elem->out_num, 0, &req->out,
+                   sizeof(req->out)) != sizeof(req->out) ||
+        !cancel_read_tag(req) || cancel_is_cancel(req)) {
+        return;
+    }
+
+    last = &elem->in_sg[elem->in_num - 1];
+    if (last->iov_len < sizeof(*req->in)) {
+        return;
+    }
+
+    /* What virtio_blk_req_complete() needs */
+    req->in = last->iov_base + last->iov_len - sizeof(*req->in);
+    req->in_len = iov_size(elem->in_sg, elem->in_num);
+    req->inhdr_undo.modified_iov = NULL;
+    req->outhdr_undo.modified_iov = NULL;
+    cancel_link(req);
+}
+
+/* Context: main loop, VM stopped; the features are known only now */
+static int cancel_post_load(VirtIODevice *vdev)
+{
+    VirtIOBlock *s = VIRTIO_BLK(vdev);
+    VirtIOBlockReq *req;
+
+    if (!s->cancel || !virtio_vdev_has_feature(vdev, VIRTIO_BLK_F_CANCEL)) {
+        return 0;
+    }
+
+    /* Before FEATURES_OK the driver may still be trying out combinations */
+    if ((vdev->status & VIRTIO_CONFIG_S_FEATURES_OK) &&
+        cancel_validate_features(vdev) < 0) {
+        error_report("virtio-blk: VIRTIO_BLK_F_CANCEL migrated with features "
+                     "that exclude it");
+        return -EINVAL;
+    }
+
+    QEMU_LOCK_GUARD(&s->rq_lock);
+    for (req = s->rq; req; req = req->next) {
+        cancel_load_request(req);
+    }
+    return 0;
+}
+
+void virtio_blk_cancel_class_init(VirtioDeviceClass *vdc)
+{
+    vdc->validate_features = cancel_validate_features;
+    vdc->post_load = cancel_post_load;
+}
+
+void virtio_blk_cancel_legacy(VirtIOBlock *s, uint64_t *features)
+{
+    if (s->cancel) {
+        warn_report("virtio-blk: cancel=on has no effect, because the "
+                    "transport offers only the legacy interface; see its "
+                    "properties disable-modern, force-legacy or max_revision");
+        virtio_clear_feature(features, VIRTIO_BLK_F_CANCEL);
+    }
+}
+
+bool virtio_blk_cancel_realize(VirtIOBlock *s, Error **errp)
+{
+    ERRP_GUARD();
+    BlkDetachOptions opts = {
+        .budget = s->conf.detach_budget,
+        .max_requests = BLK_DETACH_DEFAULT_MAX_REQUESTS,
+        .ctx_quota = BLK_DETACH_DEFAULT_CTX_QUOTA,
+    };
+
+    if (!virtio_has_feature(s->host_features, VIRTIO_BLK_F_CANCEL)) {
+        return true;
+    }
+
+    if (!blk_set_detach(s->conf.conf.blk, &opts, errp)) {
+        error_prepend(errp, "cancel=on is not possible: ");
+        error_append_hint(errp, "Use cancel=off.\n");
+        return false;
+    }
+
+    /* One of several requests that were merged could not be given back alone */
+    s->conf.request_merging = 0;
+
+    s->cancel = g_malloc0(sizeof(*s->cancel) +
+                          s->conf.num_queues * sizeof(s->cancel->queue[0]));
+    for (unsigned int i = 0; i < s->conf.num_queues; i++) {
+        s->cancel->queue[i].dev = s;
+        QTAILQ_INIT(&s->cancel->queue[i].inflight);
+    }
+    return true;
+}
+
+void virtio_blk_cancel_unrealize(VirtIOBlock *s)
+{
+    VirtIOBlockReq *req;
+
+    if (!s->cancel) {
+        return;
+    }
+
+    /* Nothing is in flight; requests may be parked */
+    virtio_blk_cancel_reset(s);
+    while ((req = s->rq)) {
+        s->rq = req->next;
+        cancel_drop(req);
+    }
+
+    blk_set_detach(s->conf.conf.blk, NULL, &error_abort);
+    g_clear_pointer(&s->cancel, g_free);
+}
