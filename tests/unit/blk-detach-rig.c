@@ -1,0 +1,828 @@
+/*
+ * A rig for tests of detached requests: storage that hangs when told to
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * See the header.  Nothing here knows how detaching is done.
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/iov.h"
+#include "qemu/lockable.h"
+#include "qemu/main-loop.h"
+#include "blk-detach-rig.h"
+
+/*
+ * The driver
+ */
+
+typedef struct BDRVHoldState {
+    Rig *rig;
+} BDRVHoldState;
+
+/* For hold_open(); the main loop's */
+static Rig *rig_being_opened;
+
+static Rig *hold_rig(BlockDriverState *bs)
+{
+    BDRVHoldState *s = bs->opaque;
+
+    return s->rig;
+}
+
+static int hold_open(BlockDriverState *bs, QDict *options, int flags,
+                     Error **errp)
+{
+    BDRVHoldState *s = bs->opaque;
+
+    s->rig = rig_being_opened;
+    bs->supported_write_flags = BDRV_REQ_FUA;
+    bs->supported_zero_flags = BDRV_REQ_FUA | BDRV_REQ_MAY_UNMAP |
+                               BDRV_REQ_NO_FALLBACK;
+    return 0;
+}
+
+static int64_t coroutine_fn hold_co_getlength(BlockDriverState *bs)
+{
+    return RIG_DISK_SIZE;
+}
+
+static void hold_refresh_limits(BlockDriverState *bs, Error **errp)
+{
+    bs->bl.request_alignment = 512;
+    bs->bl.min_mem_alignment = RIG_BLOCK;
+    bs->bl.opt_mem_alignment = RIG_BLOCK;
+    if (hold_rig(bs)->zoned) {
+        bs->bl.zoned = BLK_Z_HM;
+        bs->bl.zone_size = RIG_DISK_SIZE / 4;
+        bs->bl.nr_zones = 4;
+        bs->bl.max_append_sectors = RIG_DISK_SIZE / 4 / BDRV_SECTOR_SIZE;
+        bs->bl.write_granularity = RIG_BLOCK;
+    }
+}
+
+static void hold_land_locked(Rig *rig, HeldOp *op)
+{
+    uint8_t *where = rig->disk + op->offset;
+
+    switch (op->op) {
+    case RIG_READ:
+        qemu_iovec_from_buf(op->qiov, 0, where, op->bytes);
+        break;
+    case RIG_WRITE:
+    case RIG_ZONE_APPEND:
+        qemu_iovec_to_buf(op->qiov, 0, where, op->bytes);
+        break;
+    case RIG_ZEROES:
+        memset(where, RIG_ZEROED, op->bytes);
+        break;
+    case RIG_DISCARD:
+        memset(where, RIG_DISCARDED, op->bytes);
+        break;
+    default:
+        break;
+    }
+}
+
+static int coroutine_fn hold_co(BlockDriverState *bs, HeldOp *op)
+{
+    Rig *rig = hold_rig(bs);
+    LandedOp landed;
+    bool hold;
+
+    WITH_QEMU_LOCK_GUARD(&rig->lock) {
+        op->co = qemu_coroutine_self();
+        op->ctx = qemu_get_current_aio_context();
+        op->ret = rig->sync_ret;
+        hold = rig->holding;
+        rig->arrived++;
+        rig->nr_active++;
+        if (hold) {
+            QTAILQ_INSERT_TAIL(&rig->held, op, next);
+            rig->nr_held++;
+        }
+    }
+
+    /* Whoever releases it schedules it in this thread: no wake-up is lost. */
+    if (hold) {
+        qemu_coroutine_yield();
+    }
+
+    QEMU_LOCK_GUARD(&rig->lock);
+    if (op->ret == 0) {
+        hold_land_locked(rig, op);
+    }
+    landed = (LandedOp) {
+        .op = op->op,
+        .offset = op->offset,
+        .bytes = op->bytes,
+        .ret = op->ret,
+        .first = op->bytes ? rig->disk[op->offset] : 0,
+    };
+    g_array_append_val(rig->landed, landed);
+    rig->nr_active--;
+    return op->ret;
+}
+
+static void hold_note_buffer(Rig *rig, QEMUIOVector *qiov,
+                             BdrvRequestFlags flags)
+{
+    QEMU_LOCK_GUARD(&rig->lock);
+    for (int i = 0; i < qiov->niov; i++) {
+        if (!QEMU_PTR_IS_ALIGNED(qiov->iov[i].iov_base, RIG_BLOCK)) {
+            rig->misaligned++;
+            break;
+        }
+    }
+    if (flags & BDRV_REQ_REGISTERED_BUF) {
+        rig->registered++;
+    }
+}
+
+static int coroutine_fn hold_co_preadv(BlockDriverState *bs, int64_t offset,
+                                       int64_t bytes, QEMUIOVector *qiov,
+                                       BdrvRequestFlags flags)
+{
+    HeldOp op = { RIG_READ, offset, bytes, qiov };
+
+    hold_note_buffer(hold_rig(bs), qiov, flags);
+    return hold_co(bs, &op);
+}
+
+static int coroutine_fn hold_co_pwritev(BlockDriverState *bs, int64_t offset,
+                                        int64_t bytes, QEMUIOVector *qiov,
+                                        BdrvRequestFlags flags)
+{
+    HeldOp op = { RIG_WRITE, offset, bytes, qiov };
+
+    hold_note_buffer(hold_rig(bs), qiov, flags);
+    return hold_co(bs, &op);
+}
+
+static int coroutine_fn hold_co_pwrite_zeroes(BlockDriverState *bs,
+                                              int64_t offset, int64_t bytes,
+                                              BdrvRequestFlags flags)
+{
+    HeldOp op = { RIG_ZEROES, offset, bytes };
+
+    return hold_co(bs, &op);
+}
+
+static int coroutine_fn hold_co_pdiscard(BlockDriverState *bs, int64_t offset,
+                                         int64_t bytes)
+{
+    HeldOp op = { RIG_DISCARD, offset, bytes };
+
+    return hold_co(bs, &op);
+}
+
+static int coroutine_fn hold_co_flush(BlockDriverState *bs)
+{
+    HeldOp op = { RIG_FLUSH };
+
+    return hold_co(bs, &op);
+}
+
+static int coroutine_fn hold_co_ioctl(BlockDriverState *bs,
+                                      unsigned long int req, void *buf)
+{
+    HeldOp op = { RIG_IOCTL };
+
+    return hold_co(bs, &op);
+}
+
+static int coroutine_fn hold_co_zone_report(BlockDriverState *bs,
+                                            int64_t offset,
+                                            unsigned int *nr_zones,
+                                            BlockZoneDescriptor *zones)
+{
+    HeldOp op = { RIG_ZONE_REPORT, offset };
+
+    *nr_zones = 0;
+    return hold_co(bs, &op);
+}
+
+static int coroutine_fn hold_co_zone_mgmt(BlockDriverState *bs,
+                                          BlockZoneOp zone_op,
+                                          int64_t offset, int64_t len)
+{
+    HeldOp op = { RIG_ZONE_MGMT, offset, len };
+
+    return hold_co(bs, &op);
+}
+
+static int coroutine_fn hold_co_zone_append(BlockDriverState *bs,
+                                            int64_t *offset,
+                                            QEMUIOVector *qiov,
+                                            BdrvRequestFlags flags)
+{
+    HeldOp op = { RIG_ZONE_APPEND, *offset, qiov->size, qiov };
+
+    return hold_co(bs, &op);
+}
+
+static void hold_drain_begin(BlockDriverState *bs)
+{
+    Rig *rig = hold_rig(bs);
+
+    rig->drain_began = true;
+    if (rig->on_drain) {
+        rig->on_drain(rig);
+    }
+}
+
+static BlockDriver bdrv_hold = {
+    .format_name            = "test-hold",
+    .instance_size          = sizeof(BDRVHoldState),
+    .bdrv_open              = hold_open,
+    .bdrv_refresh_limits    = hold_refresh_limits,
+    .bdrv_co_getlength      = hold_co_getlength,
+    .bdrv_co_preadv         = hold_co_preadv,
+    .bdrv_co_pwritev        = hold_co_pwritev,
+    .bdrv_co_pwrite_zeroes  = hold_co_pwrite_zeroes,
+    .bdrv_co_pdiscard       = hold_co_pdiscard,
+    .bdrv_co_flush          = hold_co_flush,
+    .bdrv_co_ioctl          = hold_co_ioctl,
+    .bdrv_co_zone_report    = hold_co_zone_report,
+    .bdrv_co_zone_mgmt      = hold_co_zone_mgmt,
+    .bdrv_co_zone_append    = hold_co_zone_append,
+    .bdrv_drain_begin       = hold_drain_begin,
+};
+
+/*
+ * Control of the driver
+ */
+
+void rig_set_holding(Rig *rig, bool holding)
+{
+    QEMU_LOCK_GUARD(&rig->lock);
+    rig->holding = holding;
+}
+
+void rig_set_sync_ret(Rig *rig, int ret)
+{
+    QEMU_LOCK_GUARD(&rig->lock);
+    rig->sync_ret = ret;
+}
+
+unsigned int rig_nr_held(Rig *rig)
+{
+    QEMU_LOCK_GUARD(&rig->lock);
+    return rig->nr_held;
+}
+
+unsigned int rig_nr_active(Rig *rig)
+{
+    QEMU_LOCK_GUARD(&rig->lock);
+    return rig->nr_active;
+}
+
+unsigned int rig_arrived(Rig *rig)
+{
+    QEMU_LOCK_GUARD(&rig->lock);
+    return rig->arrived;
+}
+
+unsigned int rig_nr_landed(Rig *rig)
+{
+    QEMU_LOCK_GUARD(&rig->lock);
+    return rig->landed->len;
+}
+
+LandedOp rig_landed(Rig *rig, unsigned int i)
+{
+    QEMU_LOCK_GUARD(&rig->lock);
+    g_assert_cmpuint(i, <, rig->landed->len);
+    return g_array_index(rig->landed, LandedOp, i);
+}
+
+static HeldOp *rig_find_locked(Rig *rig, RigOp op, int64_t offset)
+{
+    HeldOp *h;
+
+    QTAILQ_FOREACH(h, &rig->held, next) {
+        if (h->op == op && h->offset == offset) {
+            return h;
+        }
+    }
+    return NULL;
+}
+
+bool rig_holds(Rig *rig, RigOp op, int64_t offset)
+{
+    QEMU_LOCK_GUARD(&rig->lock);
+    return rig_find_locked(rig, op, offset);
+}
+
+static void rig_release_locked(Rig *rig, HeldOp *h, int ret)
+{
+    QTAILQ_REMOVE(&rig->held, h, next);
+    rig->nr_held--;
+    h->ret = ret;
+    aio_co_schedule(h->ctx, h->co);
+}
+
+void rig_release_ret(Rig *rig, RigOp op, int64_t offset, int ret)
+{
+    HeldOp *h;
+
+    QEMU_LOCK_GUARD(&rig->lock);
+    h = rig_find_locked(rig, op, offset);
+    g_assert_nonnull(h);
+    rig_release_locked(rig, h, ret);
+}
+
+void rig_release(Rig *rig, RigOp op, int64_t offset)
+{
+    rig_release_ret(rig, op, offset, 0);
+}
+
+bool rig_release_nth(Rig *rig, unsigned int n, int ret)
+{
+    HeldOp *h;
+
+    QEMU_LOCK_GUARD(&rig->lock);
+    QTAILQ_FOREACH(h, &rig->held, next) {
+        if (n-- == 0) {
+            rig_release_locked(rig, h, ret);
+            return true;
+        }
+    }
+    return false;
+}
+
+void rig_release_all(Rig *rig)
+{
+    HeldOp *h, *tmp;
+
+    QEMU_LOCK_GUARD(&rig->lock);
+    rig->holding = false;
+    QTAILQ_FOREACH_SAFE(h, &rig->held, next, tmp) {
+        rig_release_locked(rig, h, 0);
+    }
+}
+
+void rig_check_disk(Rig *rig, int64_t offset, int64_t bytes, uint8_t pattern)
+{
+    QEMU_LOCK_GUARD(&rig->lock);
+    for (int64_t i = offset; i < offset + bytes; i++) {
+        g_assert_cmphex(rig->disk[i], ==, pattern);
+    }
+}
+
+/*
+ * Threads
+ */
+
+void rig_poll(void)
+{
+    if (!aio_poll(qemu_get_aio_context(), false)) {
+        g_usleep(50);
+    }
+}
+
+typedef struct RigCall {
+    void (*fn)(void *opaque);
+    void *opaque;
+    bool in_coroutine;
+    QemuEvent done;
+} RigCall;
+
+static void coroutine_fn rig_call_co(void *opaque)
+{
+    RigCall *call = opaque;
+
+    call->fn(call->opaque);
+}
+
+static void rig_call_bh(void *opaque)
+{
+    RigCall *call = opaque;
+
+    if (call->in_coroutine) {
+        qemu_coroutine_enter(qemu_coroutine_create(rig_call_co, call));
+    } else {
+        call->fn(call->opaque);
+    }
+    qemu_event_set(&call->done);
+}
+
+static void rig_call(AioContext *ctx, void (*fn)(void *), void *opaque,
+                     bool in_coroutine)
+{
+    RigCall call = {
+        .fn = fn,
+        .opaque = opaque,
+        .in_coroutine = in_coroutine,
+    };
+
+    qemu_event_init(&call.done, false);
+    if (ctx == qemu_get_current_aio_context()) {
+        rig_call_bh(&call);
+    } else {
+        aio_bh_schedule_oneshot(ctx, rig_call_bh, &call);
+    }
+    qemu_event_wait(&call.done);
+    qemu_event_destroy(&call.done);
+}
+
+void rig_run(AioContext *ctx, void (*fn)(void *opaque), void *opaque)
+{
+    rig_call(ctx, fn, opaque, false);
+}
+
+void rig_run_co(AioContext *ctx, void (*fn)(void *opaque), void *opaque)
+{
+    rig_call(ctx, fn, opaque, true);
+}
+
+static void rig_nothing(void *opaque)
+{
+}
+
+void rig_settle(Rig *rig)
+{
+    for (int round = 0; round < 4; round++) {
+        while (aio_poll(qemu_get_aio_context(), false)) {
+            /* go on */
+        }
+        rig_run(rig->ctx[0], rig_nothing, NULL);
+        rig_run(rig->ctx[1], rig_nothing, NULL);
+    }
+}
+
+/*
+ * The rig itself
+ */
+
+static Rig *rig_new_common(RigMode mode, bool zoned)
+{
+    Rig *rig = g_new0(Rig, 1);
+
+    rig->mode = mode;
+    rig->holding = true;
+    rig->zoned = zoned;
+    qemu_mutex_init(&rig->lock);
+    QTAILQ_INIT(&rig->held);
+    memset(rig->disk, RIG_INITIAL, RIG_DISK_SIZE);
+    rig->landed = g_array_new(false, false, sizeof(LandedOp));
+
+    rig_being_opened = rig;
+    rig->bs = bdrv_new_open_driver(&bdrv_hold, NULL, BDRV_O_RDWR |
+                                   BDRV_O_UNMAP, &error_abort);
+    rig->blk = blk_new(qemu_get_aio_context(), BLK_PERM_ALL, BLK_PERM_ALL);
+    blk_insert_bs(rig->blk, rig->bs, &error_abort);
+    blk_set_enable_write_cache(rig->blk, true);
+    /* The BlockBackend's reference is the only one */
+    bdrv_unref(rig->bs);
+
+    for (int i = 0; i < 2; i++) {
+        if (mode == RIG_TWO) {
+            rig->iothread[i] = iothread_new();
+            rig->ctx[i] = iothread_get_aio_context(rig->iothread[i]);
+        } else {
+            rig->ctx[i] = qemu_get_aio_context();
+        }
+    }
+    blk_set_allow_aio_context_change(rig->blk, true);
+    if (mode == RIG_TWO) {
+        blk_set_aio_context(rig->blk, rig->ctx[0], &error_abort);
+    }
+    return rig;
+}
+
+static void rig_detach_on(Rig *rig, const BlkDetachOptions *opts)
+{
+    const BlkDetachOptions defaults = {
+        .budget = BLK_DETACH_DEFAULT_BUDGET,
+        .max_requests = BLK_DETACH_DEFAULT_MAX_REQUESTS,
+        .ctx_quota = BLK_DETACH_DEFAULT_CTX_QUOTA,
+    };
+
+    g_assert_true(blk_set_detach(rig->blk, opts ?: &defaults, &error_abort));
+}
+
+Rig *rig_new(RigMode mode, const BlkDetachOptions *opts)
+{
+    Rig *rig = rig_new_common(mode, false);
+
+    rig_detach_on(rig, opts);
+    return rig;
+}
+
+Rig *rig_new_zoned(RigMode mode)
+{
+    Rig *rig = rig_new_common(mode, true);
+
+    rig_detach_on(rig, NULL);
+    return rig;
+}
+
+Rig *rig_new_stock(RigMode mode)
+{
+    return rig_new_common(mode, false);
+}
+
+void rig_free(Rig *rig)
+{
+    for (int i = 0; i < 2; i++) {
+        if (rig->iothread[i]) {
+            iothread_join(rig->iothread[i]);
+        }
+    }
+    g_assert_true(QTAILQ_EMPTY(&rig->held));
+    g_assert_cmpuint(rig->nr_active, ==, 0);
+    g_assert_cmpuint(rig->arrived, ==, rig->landed->len);
+    g_array_free(rig->landed, true);
+    qemu_mutex_destroy(&rig->lock);
+    g_free(rig);
+}
+
+void rig_end(Rig *rig)
+{
+    rig->on_drain = NULL;
+    rig_release_all(rig);
+    rig_wait_idle(rig);
+
+    /* This would never return if the in-flight counters were wrong */
+    blk_drain(rig->blk);
+    g_assert_cmpuint(rig->bs->in_flight, ==, 0);
+
+    blk_set_detach(rig->blk, NULL, &error_abort);
+    g_assert_cmpuint(rig_info(rig).detached_ever, ==, 0);
+    blk_set_aio_context(rig->blk, qemu_get_aio_context(), &error_abort);
+    blk_unref(rig->blk);
+    rig_free(rig);
+}
+
+BlkDetachInfo rig_info(Rig *rig)
+{
+    BlkDetachInfo info;
+
+    /* Every field must be set */
+    memset(&info, 0xff, sizeof(info));
+    blk_detach_query(rig->blk, &info);
+    return info;
+}
+
+static bool rig_idle(Rig *rig)
+{
+    BlkDetachInfo info = rig_info(rig);
+
+    return !info.detached && !info.budget_used && !info.waiting_drained &&
+           !info.waiting_budget && !info.waiting_fence && !info.oldest_ns &&
+           !rig_nr_active(rig);
+}
+
+void rig_wait_idle(Rig *rig)
+{
+    rig_wait(rig_idle(rig));
+}
+
+/*
+ * Requests
+ */
+
+RigReq *rig_prepare(Rig *rig, int n, RigOp op, int64_t offset, int64_t bytes,
+                    uint8_t pattern)
+{
+    RigReq *req = g_new0(RigReq, 1);
+
+    g_assert_cmpint(offset + bytes, <=, RIG_DISK_SIZE);
+    req->rig = rig;
+    req->ctx = rig->ctx[n];
+    req->op = op;
+    req->offset = offset;
+    req->bytes = bytes;
+
+    /* A buffer that is not fit for O_DIRECT, in three parts */
+    req->mem = g_malloc(bytes + 16);
+    req->buf = req->mem + 1;
+    req->iov[0] = (struct iovec) { req->buf, bytes / 3 };
+    req->iov[1] = (struct iovec) { req->buf + bytes / 3, bytes / 2 };
+    req->iov[2] = (struct iovec) { req->buf + bytes / 3 + bytes / 2,
+                                   bytes - bytes / 3 - bytes / 2 };
+    qemu_iovec_init_external(&req->qiov, req->iov, 3);
+    memset(req->buf, op == RIG_READ ? RIG_UNREAD : pattern, bytes);
+    return req;
+}
+
+static void rig_req_cb(void *opaque, int ret)
+{
+    RigReq *req = opaque;
+
+    g_assert_nonnull(req->acb);
+    g_assert_true(qemu_get_current_aio_context() == req->ctx);
+    req->ret = ret;
+    req->canceled = blk_aio_was_canceled(req->acb);
+    req->in_cb = true;
+    if (req->then) {
+        req->then(req);
+    }
+    req->in_cb = false;
+    req->acb = NULL;
+    qatomic_store_release(&req->calls, req->calls + 1);
+}
+
+void rig_submit_here(RigReq *req)
+{
+    BlockBackend *blk = req->rig->blk;
+
+    switch (req->op) {
+    case RIG_READ:
+        req->acb = blk_aio_preadv(blk, req->offset, &req->qiov, req->flags,
+                                  rig_req_cb, req);
+        break;
+    case RIG_WRITE:
+        req->acb = blk_aio_pwritev(blk, req->offset, &req->qiov, req->flags,
+                                   rig_req_cb, req);
+        break;
+    case RIG_ZEROES:
+        req->acb = blk_aio_pwrite_zeroes(blk, req->offset, req->bytes,
+                                         req->flags, rig_req_cb, req);
+        break;
+    case RIG_DISCARD:
+        req->acb = blk_aio_pdiscard(blk, req->offset, req->bytes,
+                                    rig_req_cb, req);
+        break;
+    case RIG_FLUSH:
+        req->acb = blk_aio_flush(blk, rig_req_cb, req);
+        break;
+    case RIG_IOCTL:
+        req->acb = blk_aio_ioctl(blk, req->offset, req->buf, rig_req_cb, req);
+        break;
+    case RIG_ZONE_REPORT:
+        req->acb = blk_aio_zone_report(blk, req->offset, &req->nr_zones, NULL,
+                                       rig_req_cb, req);
+        break;
+    case RIG_ZONE_MGMT:
+        req->acb = blk_aio_zone_mgmt(blk, BLK_ZO_RESET, req->offset,
+                                     req->bytes, rig_req_cb, req);
+        break;
+    case RIG_ZONE_APPEND:
+        req->acb = blk_aio_zone_append(blk, &req->offset, &req->qiov, 0,
+                                       rig_req_cb, req);
+        break;
+    default:
+        g_assert_not_reached();
+    }
+    g_assert_nonnull(req->acb);
+}
+
+static void rig_submit_fn(void *opaque)
+{
+    rig_submit_here(opaque);
+}
+
+void rig_submit_prepared(RigReq *req)
+{
+    rig_run(req->ctx, rig_submit_fn, req);
+}
+
+RigReq *rig_submit(Rig *rig, int n, RigOp op, int64_t offset, int64_t bytes,
+                   uint8_t pattern)
+{
+    RigReq *req = rig_prepare(rig, n, op, offset, bytes, pattern);
+
+    rig_submit_prepared(req);
+    return req;
+}
+
+void rig_cancel_here(RigReq *req)
+{
+    g_assert_nonnull(req->acb);
+    blk_aio_cancel_async(req->acb);
+}
+
+static void rig_cancel_fn(void *opaque)
+{
+    rig_cancel_here(opaque);
+}
+
+void rig_cancel(RigReq *req)
+{
+    rig_run(req->ctx, rig_cancel_fn, req);
+}
+
+unsigned int rig_req_calls(RigReq *req)
+{
+    return qatomic_load_acquire(&req->calls);
+}
+
+void rig_check_canceled(RigReq *req)
+{
+    g_assert_cmpuint(rig_req_calls(req), ==, 1);
+    g_assert_cmpint(req->ret, ==, -ECANCELED);
+    g_assert_true(req->canceled);
+}
+
+void rig_check_pending(RigReq *req)
+{
+    g_assert_cmpuint(rig_req_calls(req), ==, 0);
+}
+
+void rig_check_result(RigReq *req, int ret)
+{
+    rig_wait(rig_req_calls(req));
+    g_assert_cmpuint(rig_req_calls(req), ==, 1);
+    g_assert_cmpint(req->ret, ==, ret);
+    g_assert_false(req->canceled);
+}
+
+void rig_check_buf(RigReq *req, uint8_t pattern)
+{
+    for (int64_t i = 0; i < req->bytes; i++) {
+        g_assert_cmphex(req->buf[i], ==, pattern);
+    }
+}
+
+void rig_req_free(RigReq *req)
+{
+    g_assert_cmpuint(rig_req_calls(req), ==, 1);
+    g_free(req->mem);
+    g_free(req);
+}
+
+/*
+ * Tests
+ */
+
+const char *rig_op_name(RigOp op)
+{
+    static const char *const names[] = {
+        [RIG_READ] = "read",
+        [RIG_WRITE] = "write",
+        [RIG_ZEROES] = "zeroes",
+        [RIG_DISCARD] = "discard",
+        [RIG_FLUSH] = "flush",
+        [RIG_IOCTL] = "ioctl",
+        [RIG_ZONE_REPORT] = "zone-report",
+        [RIG_ZONE_MGMT] = "zone-mgmt",
+        [RIG_ZONE_APPEND] = "zone-append",
+    };
+
+    return names[op];
+}
+
+static void rig_add_variant(const char *topic, const char *variant,
+                            RigMode mode, RigOp op, RigOp newer,
+                            void (*fn)(const RigVariant *v))
+{
+    static const char *const modes[] = {
+        [RIG_ONE] = "one",
+        [RIG_TWO] = "two",
+    };
+    g_autofree char *path = g_strdup_printf("/blk-detach/%s/%s%s", topic,
+                                            variant, modes[mode]);
+    RigVariant *v = g_new(RigVariant, 1);
+
+    *v = (RigVariant) { mode, op, newer };
+    g_test_add_data_func_full(path, v, (GTestDataFunc)fn, g_free);
+}
+
+static void rig_add_modes(const char *topic, const char *variant,
+                          RigOp op, RigOp newer,
+                          void (*fn)(const RigVariant *v))
+{
+    for (RigMode mode = 0; mode < RIG_MODE__MAX; mode++) {
+        rig_add_variant(topic, variant, mode, op, newer, fn);
+    }
+}
+
+void rig_add(const char *topic, void (*fn)(const RigVariant *v))
+{
+    rig_add_modes(topic, "", RIG_READ, RIG_READ, fn);
+}
+
+void rig_add_op(const char *topic, RigOp op, void (*fn)(const RigVariant *v))
+{
+    g_autofree char *variant = g_strdup_printf("%s/", rig_op_name(op));
+
+    rig_add_modes(topic, variant, op, op, fn);
+}
+
+void rig_add_ops(const char *topic, void (*fn)(const RigVariant *v))
+{
+    for (RigOp op = 0; op < RIG_OP__MAX; op++) {
+        rig_add_op(topic, op, fn);
+    }
+}
+
+void rig_add_ops_main(const char *topic, void (*fn)(const RigVariant *v))
+{
+    for (RigOp op = 0; op < RIG_OP__MAX; op++) {
+        g_autofree char *variant = g_strdup_printf("%s/", rig_op_name(op));
+
+        rig_add_variant(topic, variant, RIG_ONE, op, op, fn);
+    }
+}
+
+void rig_add_pair(const char *topic, RigOp op, RigOp newer,
+                  void (*fn)(const RigVariant *v))
+{
+    g_autofree char *variant = g_strdup_printf("%s-%s/", rig_op_name(op),
+                                               rig_op_name(newer));
+
+    rig_add_modes(topic, variant, op, newer, fn);
+}

@@ -1,0 +1,673 @@
+/*
+ * Requests of a BlockBackend that can be taken back: drained sections,
+ * throttling and teardown
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Drained sections wait for what the storage has, detached or not, and end
+ * whatever else waits; what they park can be taken back for free.
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/main-loop.h"
+#include "qemu/throttle.h"
+#include "blk-detach-rig.h"
+
+#define BLOCK(n)    ((n) * RIG_BLOCK)
+
+static void release_all_bh(void *opaque)
+{
+    rig_release_all(opaque);
+}
+
+/* The storage answers while the section waits for it, and not before. */
+static void release_while_draining(Rig *rig)
+{
+    aio_bh_schedule_oneshot(qemu_get_aio_context(), release_all_bh, rig);
+}
+
+/* A write of BLOCK(@n) with content @n, held by the storage and detached */
+static RigReq *detach_block(Rig *rig, int thread, RigOp op, int n)
+{
+    unsigned int held = rig_nr_held(rig);
+    RigReq *req = rig_submit(rig, thread, op, BLOCK(n), RIG_BLOCK, n);
+
+    rig_wait(rig_nr_held(rig) == held + 1);
+    rig_cancel(req);
+    rig_check_canceled(req);
+    return req;
+}
+
+/*
+ * Detached requests
+ */
+
+static void drain_bdrv(Rig *rig)
+{
+    bdrv_drained_begin(rig->bs);
+    g_assert_cmpuint(rig_nr_active(rig), ==, 0);
+    bdrv_drained_end(rig->bs);
+}
+
+static void drain_blk(Rig *rig)
+{
+    blk_drain(rig->blk);
+}
+
+static void drain_all(Rig *rig)
+{
+    bdrv_drain_all();
+}
+
+static void do_test_detached(const RigVariant *v, void (*drain)(Rig *rig))
+{
+    Rig *rig = rig_new(v->mode, NULL);
+    g_autoptr(RigReq) a = detach_block(rig, 0, v->op, 0);
+    g_autoptr(RigReq) b = detach_block(rig, 1, RIG_WRITE, 1);
+
+    rig->drain_began = false;
+    rig->on_drain = release_while_draining;
+    drain(rig);
+    g_assert_true(rig->drain_began);
+    g_assert_cmpuint(rig_nr_landed(rig), ==, 2);
+    rig_check_info(rig, 0, 0, 0, 0);
+    rig_check_disk(rig, BLOCK(1), RIG_BLOCK, 1);
+    rig_end(rig);
+}
+
+static void test_detached_bdrv(const RigVariant *v)
+{
+    do_test_detached(v, drain_bdrv);
+}
+
+static void test_detached_blk(const RigVariant *v)
+{
+    do_test_detached(v, drain_blk);
+}
+
+static void test_detached_all(const RigVariant *v)
+{
+    do_test_detached(v, drain_all);
+}
+
+/*
+ * Waiters when the section begins: it ends, and nothing goes on inside it.
+ */
+
+static void check_quiet(Rig *rig)
+{
+    unsigned int arrived = rig_arrived(rig);
+
+    g_assert_cmpuint(rig_nr_active(rig), ==, 0);
+    g_assert_cmpuint(rig->bs->in_flight, ==, 0);
+    rig_settle(rig);
+    g_assert_cmpuint(rig_arrived(rig), ==, arrived);
+}
+
+static void test_waiters_fence(const RigVariant *v)
+{
+    Rig *rig = rig_new(v->mode, NULL);
+    g_autoptr(RigReq) older = detach_block(rig, 0, RIG_WRITE, 0);
+    g_autoptr(RigReq) a = rig_submit(rig, 0, v->op, 0, RIG_BLOCK, 0xbb);
+    g_autoptr(RigReq) b = rig_submit(rig, 1, v->op, 0, RIG_BLOCK, 0xcc);
+
+    rig_settle(rig);
+    rig_check_info(rig, 1, 0, 0, 2);
+    rig->on_drain = release_while_draining;
+    bdrv_drained_begin(rig->bs);
+    rig_check_info(rig, 0, rig_info(rig).waiting_drained, 0, 0);
+    check_quiet(rig);
+    bdrv_drained_end(rig->bs);
+
+    rig_check_result(a, 0);
+    rig_check_result(b, 0);
+    g_assert_cmpint(rig_landed(rig, 0).op, ==, RIG_WRITE);
+    g_assert_cmphex(rig_landed(rig, 0).first, ==, 0);
+    g_assert_cmpuint(rig_nr_landed(rig), ==, 3);
+    rig_end(rig);
+}
+
+/* The waiter is cancelled after the section has begun to wait. */
+static void cancel_then_release_bh(void *opaque)
+{
+    RigReq *req = opaque;
+
+    rig_cancel(req);
+    rig_check_canceled(req);
+    rig_release_all(req->rig);
+}
+
+static RigReq *cancel_while_draining_req;
+
+static void cancel_while_draining(Rig *rig)
+{
+    aio_bh_schedule_oneshot(qemu_get_aio_context(), cancel_then_release_bh,
+                            cancel_while_draining_req);
+}
+
+static void test_waiter_fence_canceled(const RigVariant *v)
+{
+    Rig *rig = rig_new(v->mode, NULL);
+    g_autoptr(RigReq) older = detach_block(rig, 0, RIG_WRITE, 0);
+    g_autoptr(RigReq) req = rig_submit(rig, 1, v->op, 0, RIG_BLOCK, 0xbb);
+
+    rig_settle(rig);
+    rig_check_info(rig, 1, 0, 0, 1);
+    cancel_while_draining_req = req;
+    rig->on_drain = cancel_while_draining;
+    bdrv_drained_begin(rig->bs);
+    rig_check_canceled(req);
+    rig_check_info(rig, 0, 0, 0, 0);
+    bdrv_drained_end(rig->bs);
+    g_assert_cmpuint(rig_arrived(rig), ==, 1);
+    rig_end(rig);
+}
+
+static void do_test_waiters_budget(const RigVariant *v,
+                                   const BlkDetachOptions *opts)
+{
+    Rig *rig = rig_new(v->mode, opts);
+    g_autoptr(RigReq) a = detach_block(rig, 0, RIG_WRITE, 0);
+    g_autoptr(RigReq) b = rig_submit(rig, 0, v->op, BLOCK(1), RIG_BLOCK, 1);
+    g_autoptr(RigReq) c = rig_submit(rig, 1, v->op, BLOCK(2), RIG_BLOCK, 2);
+
+    rig_settle(rig);
+    rig_check_info(rig, 1, 0, 2, 0);
+    rig->on_drain = release_while_draining;
+    bdrv_drained_begin(rig->bs);
+    rig_check_info(rig, 0, rig_info(rig).waiting_drained,
+                   rig_info(rig).waiting_budget, 0);
+    check_quiet(rig);
+    bdrv_drained_end(rig->bs);
+    rig_check_result(b, 0);
+    rig_check_result(c, 0);
+    rig_end(rig);
+}
+
+static void test_waiters_budget(const RigVariant *v)
+{
+    BlkDetachOptions opts = {
+        .budget = RIG_BLOCK, .max_requests = 100, .ctx_quota = 100,
+    };
+
+    do_test_waiters_budget(v, &opts);
+}
+
+static void test_waiters_quota(const RigVariant *v)
+{
+    BlkDetachOptions opts = {
+        .budget = RIG_DISK_SIZE, .max_requests = 1, .ctx_quota = 100,
+    };
+
+    do_test_waiters_budget(v, &opts);
+}
+
+/*
+ * Requests that come inside the section
+ */
+
+/* Taken back: no trace of it is left, least of all a fence. */
+static void do_test_parked(const RigVariant *v, int depth, bool all)
+{
+    Rig *rig = rig_new(v->mode, NULL);
+    g_autoptr(RigReq) parked = NULL, newer = NULL;
+
+    if (all) {
+        bdrv_drain_all_begin();
+    }
+    for (int i = 0; i < depth; i++) {
+        bdrv_drained_begin(rig->bs);
+    }
+
+    parked = rig_submit(rig, 0, v->op, 0, RIG_BLOCK, 0xaa);
+    rig_settle(rig);
+    rig_check_info(rig, 0, 1, 0, 0);
+    rig_check_pending(parked);
+    rig_cancel(parked);
+    rig_check_canceled(parked);
+    rig_check_info(rig, 0, 0, 0, 0);
+    g_assert_cmpuint(rig_info(rig).budget_used, ==, 0);
+    memset(parked->buf, 0xee, RIG_BLOCK);
+
+    newer = rig_submit(rig, 1, RIG_READ, 0, RIG_BLOCK, 0);
+    rig_settle(rig);
+    rig_check_info(rig, 0, 1, 0, 0);
+    check_quiet(rig);
+
+    for (int i = 0; i < depth; i++) {
+        g_assert_cmpuint(rig_arrived(rig), ==, 0);
+        rig_check_info(rig, 0, 1, 0, 0);
+        bdrv_drained_end(rig->bs);
+    }
+    if (all) {
+        bdrv_drain_all_end();
+    }
+
+    rig_wait(rig_holds(rig, RIG_READ, 0));
+    rig_check_info(rig, 0, 0, 0, 0);
+    g_assert_cmpuint(rig_info(rig).detached_ever, ==, 0);
+    rig_release(rig, RIG_READ, 0);
+    rig_check_result(newer, 0);
+    rig_check_buf(newer, RIG_INITIAL);
+    g_assert_cmpuint(rig_arrived(rig), ==, 1);
+    rig_end(rig);
+}
+
+static void test_parked(const RigVariant *v)
+{
+    do_test_parked(v, 1, false);
+}
+
+static void test_parked_nested(const RigVariant *v)
+{
+    do_test_parked(v, 3, false);
+}
+
+static void test_parked_all(const RigVariant *v)
+{
+    do_test_parked(v, 0, true);
+}
+
+/* The section's end resumes the others, in their order. */
+static void test_parked_some(const RigVariant *v)
+{
+    Rig *rig = rig_new(v->mode, NULL);
+    RigReq *req[5];
+
+    rig_set_holding(rig, false);
+    bdrv_drained_begin(rig->bs);
+    for (int i = 0; i < 5; i++) {
+        req[i] = rig_submit(rig, i % 2, v->op, BLOCK(i), RIG_BLOCK, i);
+    }
+    rig_settle(rig);
+    rig_check_info(rig, 0, 5, 0, 0);
+    for (int i = 0; i < 5; i += 2) {
+        rig_cancel(req[i]);
+        rig_check_canceled(req[i]);
+    }
+    rig_check_info(rig, 0, 2, 0, 0);
+    bdrv_drained_end(rig->bs);
+
+    rig_check_result(req[1], 0);
+    rig_check_result(req[3], 0);
+    g_assert_cmpuint(rig_nr_landed(rig), ==, 2);
+    if (v->mode == RIG_ONE) {
+        g_assert_cmpint(rig_landed(rig, 0).offset, <=,
+                        rig_landed(rig, 1).offset);
+    }
+    for (int i = 0; i < 5; i++) {
+        rig_req_free(req[i]);
+    }
+    rig_end(rig);
+}
+
+/* One that was parked and went on is detached like any other. */
+static void test_parked_then_detached(const RigVariant *v)
+{
+    Rig *rig = rig_new(v->mode, NULL);
+    g_autoptr(RigReq) req = NULL, newer = NULL;
+
+    bdrv_drained_begin(rig->bs);
+    req = rig_submit(rig, 0, v->op, 0, RIG_BLOCK, 0xaa);
+    rig_settle(rig);
+    rig_check_info(rig, 0, 1, 0, 0);
+    bdrv_drained_end(rig->bs);
+    rig_wait(rig_holds(rig, v->op, 0));
+    rig_cancel(req);
+    rig_check_canceled(req);
+    rig_check_info(rig, 1, 0, 0, 0);
+    newer = rig_submit(rig, 1, RIG_WRITE, 0, RIG_BLOCK, 0xbb);
+    rig_settle(rig);
+    if (v->op == RIG_READ || v->op == RIG_FLUSH) {
+        rig_check_info(rig, 1, 0, 0, 0);
+    } else {
+        rig_check_info(rig, 1, 0, 0, 1);
+    }
+    rig_release_all(rig);
+    rig_check_result(newer, 0);
+    rig_check_disk(rig, 0, RIG_BLOCK, 0xbb);
+    rig_end(rig);
+}
+
+/* What is parked must not keep an inner section from beginning. */
+static void test_parked_budget(const RigVariant *v)
+{
+    BlkDetachOptions opts = {
+        .budget = RIG_BLOCK, .max_requests = 1, .ctx_quota = 1,
+    };
+    Rig *rig = rig_new(v->mode, &opts);
+    RigReq *req[4];
+
+    rig_set_holding(rig, false);
+    bdrv_drained_begin(rig->bs);
+    for (int i = 0; i < 4; i++) {
+        req[i] = rig_submit(rig, i % 2, v->op, BLOCK(i), RIG_BLOCK, i);
+    }
+    rig_settle(rig);
+    bdrv_drained_begin(rig->bs);
+    check_quiet(rig);
+    bdrv_drained_end(rig->bs);
+    check_quiet(rig);
+    bdrv_drained_end(rig->bs);
+    for (int i = 0; i < 4; i++) {
+        rig_check_result(req[i], 0);
+        rig_req_free(req[i]);
+    }
+    rig_end(rig);
+}
+
+/*
+ * The throttle queue
+ */
+
+/* At one byte per second, what is throttled stays so until the test says. */
+static void throttle_on(Rig *rig, const char *group, BucketType bucket,
+                        uint64_t avg)
+{
+    ThrottleConfig cfg;
+
+    throttle_config_init(&cfg);
+    cfg.buckets[bucket].avg = avg;
+    blk_io_limits_enable(rig->blk, group);
+    blk_set_io_limits(rig->blk, &cfg);
+    /* Let the restart of the queue be over */
+    rig_settle(rig);
+}
+
+static void throttle_open(Rig *rig)
+{
+    ThrottleConfig cfg;
+
+    throttle_config_init(&cfg);
+    blk_set_io_limits(rig->blk, &cfg);
+}
+
+static void throttle_end(Rig *rig)
+{
+    rig_release_all(rig);
+    throttle_open(rig);
+    rig_wait_idle(rig);
+    blk_io_limits_disable(rig->blk);
+    rig_end(rig);
+}
+
+static void test_throttle_cancel(const RigVariant *v)
+{
+    Rig *rig = rig_new(v->mode, NULL);
+    g_autoptr(RigReq) a = NULL, b = NULL, c = NULL, newer = NULL;
+
+    throttle_on(rig, "detach", THROTTLE_BPS_TOTAL, 1);
+    a = rig_submit(rig, 0, v->op, BLOCK(0), RIG_BLOCK, 0xa1);
+    rig_wait(rig_holds(rig, v->op, BLOCK(0)));
+    b = rig_submit(rig, 1, v->op, BLOCK(1), RIG_BLOCK, 0xa2);
+    c = rig_submit(rig, 0, v->op, BLOCK(2), RIG_BLOCK, 0xa3);
+    rig_settle(rig);
+    g_assert_cmpuint(rig_arrived(rig), ==, 1);
+
+    rig_cancel(b);
+    rig_check_canceled(b);
+    memset(b->buf, 0xee, RIG_BLOCK);
+    rig_wait(rig_info(rig).budget_used ==
+             (v->op == RIG_ZEROES ? 0 : 2 * RIG_BLOCK));
+    rig_check_info(rig, 0, 0, 0, 0);
+    rig_settle(rig);
+    rig_check_pending(c);
+    g_assert_cmpuint(rig_arrived(rig), ==, 1);
+
+    throttle_open(rig);
+    rig_wait(rig_holds(rig, v->op, BLOCK(2)));
+    newer = rig_submit(rig, 1, RIG_READ, BLOCK(1), RIG_BLOCK, 0);
+    rig_release_all(rig);
+    rig_check_result(a, 0);
+    rig_check_result(c, 0);
+    rig_check_result(newer, 0);
+    rig_check_buf(newer, RIG_INITIAL);
+    g_assert_cmpuint(rig_info(rig).detached_ever, ==, 0);
+    g_assert_cmpuint(rig_arrived(rig), ==, 3);
+    throttle_end(rig);
+}
+
+typedef struct ThrottleRun {
+    Rig *rig;
+    RigReq *first, *canceled, *last;
+} ThrottleRun;
+
+/* In one go, so that no timer can run in between */
+static void submit_three_cancel_one(void *opaque)
+{
+    ThrottleRun *run = opaque;
+
+    rig_submit_here(run->first);
+    rig_submit_here(run->canceled);
+    rig_submit_here(run->last);
+    g_assert_cmpuint(rig_arrived(run->rig), ==, 1);
+    rig_cancel_here(run->canceled);
+    rig_check_canceled(run->canceled);
+}
+
+/*
+ * The first in the queue, for which the timer runs, is taken out: the next is
+ * issued when its time has come, and is not charged for a request that never
+ * was.  That would take two minutes; it takes half a second.
+ */
+static void test_throttle_goes_on(const RigVariant *v)
+{
+    Rig *rig = rig_new(v->mode, NULL);
+    ThrottleRun run = {
+        .rig = rig,
+        .first = rig_prepare(rig, 0, v->op, 0, RIG_BLOCK, 0xa1),
+        .canceled = rig_prepare(rig, 0, v->op, 0, RIG_DISK_SIZE, 0xa2),
+        .last = rig_prepare(rig, 0, v->op, BLOCK(2), RIG_BLOCK, 0xa3),
+    };
+
+    throttle_on(rig, "detach", THROTTLE_BPS_TOTAL, 8 * KiB);
+    rig_run(rig->ctx[0], submit_three_cancel_one, &run);
+    rig_wait(rig_holds(rig, v->op, BLOCK(2)));
+    rig_release_all(rig);
+    rig_check_result(run.first, 0);
+    rig_check_result(run.last, 0);
+    g_assert_cmpuint(rig_arrived(rig), ==, 2);
+    rig_req_free(run.first);
+    rig_req_free(run.canceled);
+    rig_req_free(run.last);
+    throttle_end(rig);
+}
+
+/* The token is with a BlockBackend that has nothing to issue any more. */
+static void test_throttle_other_member(const RigVariant *v)
+{
+    Rig *rig = rig_new(v->mode, NULL);
+    Rig *other = rig_new(v->mode, NULL);
+    g_autoptr(RigReq) a = NULL, b = NULL, c = NULL;
+
+    throttle_on(rig, "detach", THROTTLE_BPS_TOTAL, 1);
+    throttle_on(other, "detach", THROTTLE_BPS_TOTAL, 1);
+    a = rig_submit(rig, 0, v->op, BLOCK(0), RIG_BLOCK, 0xa1);
+    rig_wait(rig_holds(rig, v->op, BLOCK(0)));
+    b = rig_submit(rig, 0, v->op, BLOCK(1), RIG_BLOCK, 0xa2);
+    c = rig_submit(other, 0, v->op, BLOCK(2), RIG_BLOCK, 0xa3);
+    rig_settle(rig);
+    rig_settle(other);
+    rig_cancel(b);
+    rig_check_canceled(b);
+    rig_settle(other);
+    g_assert_cmpuint(rig_arrived(other), ==, 0);
+
+    /* Restarts this member's queue, which is empty, and nobody else's */
+    throttle_open(rig);
+    rig_wait(rig_holds(other, v->op, BLOCK(2)));
+    rig_release_all(other);
+    rig_check_result(c, 0);
+
+    /* What is held has the graph's lock: release before anything is closed */
+    rig_release_all(rig);
+    rig_check_result(a, 0);
+    throttle_end(other);
+    throttle_end(rig);
+}
+
+/* A drained section opens the throttle queue, and waits for what was in it. */
+static void test_throttle_drain(const RigVariant *v)
+{
+    Rig *rig = rig_new(v->mode, NULL);
+    g_autoptr(RigReq) a = NULL, b = NULL, c = NULL;
+
+    throttle_on(rig, "detach", THROTTLE_BPS_TOTAL, 1);
+    a = rig_submit(rig, 0, v->op, BLOCK(0), RIG_BLOCK, 0xa1);
+    rig_wait(rig_holds(rig, v->op, BLOCK(0)));
+    b = rig_submit(rig, 0, v->op, BLOCK(1), RIG_BLOCK, 0xa2);
+    c = rig_submit(rig, 1, v->op, BLOCK(2), RIG_BLOCK, 0xa3);
+    rig_settle(rig);
+    rig_cancel(a);
+    rig_check_canceled(a);
+    rig_cancel(b);
+    rig_check_canceled(b);
+
+    rig->on_drain = release_while_draining;
+    bdrv_drained_begin(rig->bs);
+    check_quiet(rig);
+    rig_check_info(rig, 0, rig_info(rig).waiting_drained, 0, 0);
+    bdrv_drained_end(rig->bs);
+    rig_check_result(c, 0);
+    g_assert_cmpuint(rig_arrived(rig), ==, 2);
+    throttle_end(rig);
+}
+
+/*
+ * Teardown
+ */
+
+/* The last reference goes while requests are detached and others wait. */
+static void test_unref(const RigVariant *v)
+{
+    Rig *rig = rig_new(v->mode, NULL);
+    g_autoptr(RigReq) a = detach_block(rig, 0, RIG_WRITE, 0xa);
+    g_autoptr(RigReq) b = detach_block(rig, 1, RIG_READ, 0xb);
+    g_autoptr(RigReq) c = rig_submit(rig, 1, v->op, BLOCK(0xa), RIG_BLOCK,
+                                     0xcc);
+
+    rig_settle(rig);
+    rig_check_info(rig, 2, 0, 0, v->op == RIG_FLUSH ? 0 : 1);
+    rig->on_drain = release_while_draining;
+    blk_unref(rig->blk);
+    rig_check_result(c, 0);
+    /* Closing the node may flush it */
+    g_assert_cmpuint(rig_nr_landed(rig), >=, 3);
+    if (v->op == RIG_READ) {
+        rig_check_buf(c, 0xa);
+    } else if (v->op == RIG_WRITE) {
+        rig_check_disk(rig, BLOCK(0xa), RIG_BLOCK, 0xcc);
+    }
+    rig_free(rig);
+}
+
+/* The medium is taken out; what comes later has none. */
+static void test_remove_medium(const RigVariant *v)
+{
+    Rig *rig = rig_new(v->mode, NULL);
+    g_autoptr(RigReq) a = detach_block(rig, 0, v->op, 0);
+    g_autoptr(RigReq) b = NULL;
+
+    rig->on_drain = release_while_draining;
+    blk_remove_bs(rig->blk);
+    g_assert_cmpuint(rig_landed(rig, 0).op, ==, v->op);
+    rig_check_info(rig, 0, 0, 0, 0);
+    b = rig_submit(rig, 1, v->op, 0, RIG_BLOCK, 0);
+    rig_check_result(b, -ENOMEDIUM);
+    rig_wait_idle(rig);
+    blk_unref(rig->blk);
+    rig_free(rig);
+}
+
+/* The device model leaves: detaching is off for whoever comes next. */
+static void test_detach_dev(const RigVariant *v)
+{
+    Rig *rig = rig_new(v->mode, NULL);
+    g_autoptr(RigReq) req = NULL;
+    char dev; /* never looked into */
+
+    g_assert_cmpint(blk_attach_dev(rig->blk, (DeviceState *)&dev), ==, 0);
+    blk_detach_dev(rig->blk, (DeviceState *)&dev);
+    blk_set_perm(rig->blk, BLK_PERM_ALL, BLK_PERM_ALL, &error_abort);
+
+    req = rig_submit(rig, 0, v->op, 0, RIG_BLOCK, 0);
+    rig_wait(rig_nr_held(rig) == 1);
+    rig_cancel(req);
+    rig_settle(rig);
+    rig_check_pending(req);
+    rig_check_info(rig, 0, 0, 0, 0);
+    rig_release_all(rig);
+    rig_check_result(req, 0);
+    rig_end(rig);
+}
+
+/* Switched on again: counters start anew, and it works. */
+static void test_switch(const RigVariant *v)
+{
+    BlkDetachOptions opts = {
+        .budget = RIG_BLOCK, .max_requests = 100, .ctx_quota = 100,
+    };
+    Rig *rig = rig_new(v->mode, NULL);
+    g_autoptr(RigReq) a = detach_block(rig, 0, v->op, 0);
+    g_autoptr(RigReq) b = NULL;
+
+    rig_release_all(rig);
+    rig_wait_idle(rig);
+    g_assert_cmpuint(rig_info(rig).detached_ever, ==, 1);
+    g_assert_true(blk_set_detach(rig->blk, &opts, &error_abort));
+    g_assert_cmpuint(rig_info(rig).detached_ever, ==, 0);
+
+    rig_set_holding(rig, true);
+    b = rig_submit(rig, 1, v->op, 0, RIG_BLOCK, 0);
+    rig_wait(rig_nr_held(rig) == 1);
+    rig_cancel(b);
+    rig_check_canceled(b);
+    g_assert_cmpuint(rig_info(rig).detached_ever, ==, 1);
+    rig_end(rig);
+}
+
+void add_drain_tests(void)
+{
+    static const RigOp ranged[] = {
+        RIG_READ, RIG_WRITE, RIG_ZEROES, RIG_DISCARD,
+    };
+
+    /* Throttle groups are objects */
+    module_call_init(MODULE_INIT_QOM);
+
+    rig_add_ops("drain/detached-bdrv", test_detached_bdrv);
+    rig_add_ops("drain/detached-blk", test_detached_blk);
+    rig_add_ops("drain/detached-all", test_detached_all);
+    for (int i = 0; i < ARRAY_SIZE(ranged); i++) {
+        rig_add_op("drain/waiters-fence", ranged[i], test_waiters_fence);
+        rig_add_op("drain/waiter-fence-canceled", ranged[i],
+                   test_waiter_fence_canceled);
+        rig_add_op("drain/waiters-quota", ranged[i], test_waiters_quota);
+    }
+    rig_add_op("drain/waiters-budget", RIG_READ, test_waiters_budget);
+    rig_add_op("drain/waiters-budget", RIG_WRITE, test_waiters_budget);
+
+    rig_add_ops("drain/parked", test_parked);
+    rig_add_ops("drain/parked-nested", test_parked_nested);
+    rig_add_ops("drain/parked-all", test_parked_all);
+    rig_add_ops("drain/parked-some", test_parked_some);
+    rig_add_ops("drain/parked-then-detached", test_parked_then_detached);
+    rig_add_ops("drain/parked-budget", test_parked_budget);
+
+    rig_add_op("throttle/cancel", RIG_READ, test_throttle_cancel);
+    rig_add_op("throttle/cancel", RIG_WRITE, test_throttle_cancel);
+    rig_add_op("throttle/cancel", RIG_ZEROES, test_throttle_cancel);
+    rig_add_op("throttle/goes-on", RIG_READ, test_throttle_goes_on);
+    rig_add_op("throttle/goes-on", RIG_WRITE, test_throttle_goes_on);
+    rig_add_op("throttle/other-member", RIG_READ, test_throttle_other_member);
+    rig_add_op("throttle/other-member", RIG_WRITE,
+               test_throttle_other_member);
+    rig_add_op("throttle/drain", RIG_READ, test_throttle_drain);
+    rig_add_op("throttle/drain", RIG_WRITE, test_throttle_drain);
+
+    rig_add_ops("teardown/unref", test_unref);
+    rig_add_ops("teardown/remove-medium", test_remove_medium);
+    rig_add_ops("teardown/detach-dev", test_detach_dev);
+    rig_add_ops("teardown/switch", test_switch);
+}
