@@ -1,0 +1,370 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A Linux guest under QEMU, and the agent in it that runs commands."""
+
+import contextlib
+import json
+import re
+import shlex
+import socket
+import threading
+import time
+from dataclasses import dataclass, field
+
+from . import process
+from .build import FIRMWARE
+from .qmp import QMP, MonitorWatch, QMPError
+
+FEATURE_CANCEL = 50
+
+# With HPET or ACPI PM timer as the clock a frozen guest would not know how
+# long it was frozen. Mitigations only make emulation slower.
+KERNEL_ARGS = ("console=ttyS0 panic=-1 tsc=reliable clocksource=tsc "
+               "mitigations=off printk.time=1")
+
+# A kernel that prints one of these is broken, whatever the test saw.
+COMPLAINTS = re.compile(
+    r"BUG:|WARNING:|Oops|Kernel panic|general protection|soft lockup|"
+    r"refcount_t|blocked for more than|Call Trace")
+
+# Lines of QEMU's trace log.
+RESET = r"virtio_set_status vdev \S+ val 0$"
+STOPPED = r"runstate_set .* \(paused\)$"
+WAITS = r"blk_detach_wait .*"
+
+
+class GuestGone(Exception):
+    """The guest ended while something was expected of it."""
+
+
+class Call:
+    """A command running in the guest; its output arrives line by line."""
+
+    def __init__(self, command):
+        self.command = command
+        self.lines = []                     # under changed
+        self.status = None                  # under changed; set at the end
+        self.gone = False                   # under changed
+        self.changed = threading.Condition()
+
+    def feed(self, line):
+        """A line has arrived."""
+        with self.changed:
+            if line.startswith("@exit "):
+                self.status = int(line.split()[1])
+                if self.lines and not self.lines[-1]:
+                    self.lines.pop()        # the agent's own newline
+            else:
+                self.lines.append(line)
+            self.changed.notify_all()
+
+    def abandon(self):
+        """Nothing will arrive any more."""
+        with self.changed:
+            self.gone = True
+            self.changed.notify_all()
+
+    def wait_for(self, condition, timeout, what):
+        """Wait until condition() is true; it is called under changed."""
+        with self.changed:
+            self.changed.wait_for(lambda: condition() or self.gone, timeout)
+            if condition():
+                return
+            if self.gone:
+                raise GuestGone(f"the guest ended during: {self.command}")
+            raise process.Timeout(
+                f"waited {timeout} s for {what} of: {self.command}\n"
+                f"output so far: {self.lines}")
+
+    def done(self):
+        """Whether the command has ended."""
+        with self.changed:
+            return self.status is not None
+
+    def wait(self, timeout=60):
+        """Wait for the end of the command; return its output."""
+        self.wait_for(lambda: self.status is not None, timeout, "the end")
+        output = "\n".join(self.lines)
+        if self.status:
+            raise RuntimeError(
+                f"{self.command}: exit status {self.status}\n{output}")
+        return output
+
+    def line(self, number, timeout=60):
+        """Wait for one line of output and return it, parsed."""
+        self.wait_for(lambda: len(self.records()) > number
+                       or self.status is not None, timeout, f"line {number}")
+        return self.records()[number]
+
+    def records(self):
+        """The lines of JSON so far."""
+        with self.changed:
+            return [json.loads(line) for line in self.lines
+                    if line.startswith(("{", "["))]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one request."""
+
+    op: str
+    offset: int
+    result: int
+    errno: int
+    error: str
+    seconds: float
+    seed: int
+
+
+class IO:
+    """One run of guest-io: a number of requests issued at the same time."""
+
+    def __init__(self, call, count, release):
+        self._call = call
+        self._count = count
+        self._release = release
+        self.started = time.monotonic()
+
+    def results(self, timeout=60):
+        """Wait for all requests; a list of Results."""
+        self._call.line(self._count - 1, timeout)
+        return [Result(**record)
+                for record in self._call.records()[:self._count]]
+
+    def result(self, timeout=60):
+        """Wait for the only request."""
+        (result,) = self.results(timeout)
+        return result
+
+    def returned(self):
+        """How many requests have come back so far."""
+        return min(len(self._call.records()), self._count)
+
+    def changed_bytes(self, timeout=60):
+        """Of io(watch=True): how much arrived in the buffers afterwards."""
+        self._release()
+        return self._call.line(self._count + 1, timeout)["changed_bytes"]
+
+
+@dataclass
+class Disk:
+    """A virtio-blk device; name is also its serial number in the guest."""
+
+    name: str
+    blockdev: dict
+    cancel: bool = True
+    iothread: bool = False
+    properties: dict = field(default_factory=dict)
+
+    def arguments(self):
+        """QEMU's command line for it."""
+        device = {"driver": "virtio-blk-pci", "id": self.name,
+                  "drive": f"node-{self.name}", "serial": self.name,
+                  **self.properties}
+        if self.cancel:                     # so that stock QEMU works without
+            device["cancel"] = True
+        args = ["-blockdev", json.dumps(
+            {**self.blockdev, "node-name": f"node-{self.name}"})]
+        if self.iothread:
+            device["iothread"] = f"thread-{self.name}"
+            args += ["-object", f"iothread,id=thread-{self.name}"]
+        return args + ["-device", json.dumps(device)]
+
+
+class Guest:
+    """A running QEMU with Linux and the agent in it."""
+
+    def __init__(self, build, disks, directory, logs, traces=()):
+        self.serial_log = logs / "serial.log"
+        self.trace_log = logs / "trace.log"
+        self._calls = {}                    # under _lock
+        self._next_id = 1                   # under _lock
+        self._gone = False                  # under _lock
+        self._lock = threading.Lock()
+        self._names = {}                    # the guest's names of its disks
+        self._cleanup = contextlib.ExitStack()
+        try:
+            self._start(build, disks, directory, logs, traces)
+        except QMPError as error:
+            self.close()
+            said = (logs / "qemu.log").read_text("utf-8", "replace").strip()
+            raise GuestGone(f"QEMU ended: {said}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, build, disks, directory, logs, traces):
+        agent, qmp, watch = (directory / name
+                             for name in ("agent", "qmp", "qmp-watch"))
+        self._process = process.spawn(
+            self._command(build, disks, agent, (qmp, watch), traces),
+            logs / "qemu.log")
+        self._cleanup.callback(process.kill, self._process)
+
+        process.wait_until(
+            lambda: self._alive() and agent.exists() and watch.exists(),
+            "QEMU to listen")
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._cleanup.callback(self._socket.close)
+        self._connect(agent)
+        self._ready = self._calls[0] = Call("boot")
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self.qmp = QMP(qmp)
+        self._cleanup.callback(self.qmp.close)
+        self.monitor = MonitorWatch(watch)
+        self._cleanup.callback(self.monitor.close)
+
+    def _connect(self, path):
+        def attempt():
+            try:
+                self._socket.connect(str(path))
+                return True
+            except ConnectionRefusedError:  # bound, but not listening yet
+                return False
+        process.wait_until(attempt, "QEMU's agent socket")
+
+    def _command(self, build, disks, agent, monitors, traces):
+        args = [build.qemu, "-accel", "tcg", "-M", "q35", "-smp", "2",
+                "-m", "512", "-nodefaults", "-no-user-config", "-no-reboot",
+                "-display", "none", "-kernel", build.kernel,
+                "-initrd", build.initramfs, "-append", KERNEL_ARGS,
+                "-serial", f"file:{self.serial_log}", "-D", self.trace_log]
+        for directory in FIRMWARE:
+            args += ["-L", directory]
+        for path in monitors:
+            args += ["-qmp", f"unix:{path},server=on,wait=off"]
+        for event in traces:
+            args += ["-trace", event]
+        args += ["-chardev",
+                 f"socket,id=agent,path={agent},server=on,wait=off",
+                 "-device", "virtio-serial-pci",
+                 "-device", "virtserialport,chardev=agent,name=agent"]
+        for disk in disks:
+            args += disk.arguments()
+        return args
+
+    def _alive(self):
+        if self._process.poll() is not None:
+            raise QMPError("QEMU ended before it listened")
+        return True
+
+    def _read(self):
+        with contextlib.suppress(OSError, ValueError):
+            with self._socket.makefile("r", encoding="utf-8",
+                                       errors="replace") as lines:
+                for line in lines:
+                    number, _, text = line.rstrip("\n").partition(" ")
+                    self._calls[int(number)].feed(text)
+        with self._lock:
+            self._gone = True
+            for call in self._calls.values():
+                call.abandon()
+
+    def wait_booted(self, timeout=180):
+        """Wait for the agent to answer."""
+        self._ready.wait_for(lambda: self._ready.lines, timeout, "boot")
+        return self
+
+    def start(self, command):
+        """Run a shell command in the guest, in the background."""
+        call = Call(command)
+        with self._lock:
+            if self._gone:
+                raise GuestGone("the guest has ended")
+            number, self._next_id = self._next_id, self._next_id + 1
+            self._calls[number] = call
+            self._socket.sendall(f"{number} {command}\n".encode())
+        return call
+
+    def run(self, command, timeout=60):
+        """Run a shell command in the guest; return its output."""
+        return self.start(command).wait(timeout)
+
+    def load_driver(self, stock=False, **parameters):
+        """Load a virtio_blk.ko: ours, or the distribution's."""
+        kind = "stock" if stock else "cancel"
+        words = " ".join(f"{k}={v}" for k, v in parameters.items())
+        self.run(f"insmod /lib/modules/{kind}/virtio_blk.ko {words}")
+
+    def disk(self, name):
+        """The guest's name for a disk, such as vda."""
+        if name not in self._names:         # asking is a request to the disk
+            found = self.run(f"grep -lx {shlex.quote(name)} "
+                             "/sys/block/vd*/serial")
+            self._names[name] = found.split("/")[3]
+        return self._names[name]
+
+    def has_cancel(self, name):
+        """Whether driver and device have agreed on cancel requests."""
+        bits = self.run(
+            f"cat /sys/block/{self.disk(name)}/device/features")
+        return bits[FEATURE_CANCEL] == "1"
+
+    def in_flight(self, name):
+        """How many requests of a disk the driver has outstanding."""
+        counts = self.run(f"cat /sys/block/{self.disk(name)}/inflight")
+        return sum(int(count) for count in counts.split())
+
+    def io(self, name, op, offset=0, length=4096, count=1, seed=0,
+           watch=False, polled=False):
+        """Issue requests at once, in the background; see guest-io.c."""
+        options, release = "-p" if polled else "", None
+        if watch:
+            flag = f"/tmp/release-{self._next_id}"
+            options += f" -k {flag}"
+            release = lambda: self.run(f"touch {flag}")
+        call = self.start(
+            f"guest-io io -o {offset} -l {length} -n {count} -s {seed} "
+            f"{options} /dev/{self.disk(name)} {op}")
+        return IO(call, count, release)
+
+    def kernel_log(self):
+        """The lines of the guest's kernel so far."""
+        return self.run("dmesg").splitlines()
+
+    def complaints(self):
+        """Lines on the console that no sound kernel prints."""
+        text = self.serial_log.read_text("utf-8", "replace")
+        return [line for line in text.splitlines() if COMPLAINTS.search(line)]
+
+    def traces(self, pattern):
+        """What a regular expression finds in QEMU's trace log so far."""
+        text = self.trace_log.read_text("utf-8", "replace")
+        return re.findall(pattern, text, re.MULTILINE)
+
+    def wait_for_trace(self, pattern, count, timeout=60):
+        """Wait until a pattern was traced more than count times."""
+        process.wait_until(lambda: len(self.traces(pattern)) > count,
+                           f"{pattern} in QEMU's trace", timeout)
+
+    def resets(self):
+        """Device resets so far, of all virtio devices."""
+        return len(self.traces(RESET))
+
+    def wait_exit(self, timeout=60):
+        """Wait for QEMU to end by itself; its exit status."""
+        return self._process.wait(timeout)
+
+    def close(self):
+        """End the guest. Held requests must have been released before."""
+        self._cleanup.close()
+
+
+class Heartbeat:
+    """The guest's own view of whether its vCPUs run."""
+
+    PIDFILE = "/tmp/heartbeat.pid"
+
+    def __init__(self, guest):
+        self._guest = guest
+        self._call = guest.start(f"guest-io heartbeat {self.PIDFILE}")
+        self._call.line(0)
+        self._reports = 0
+
+    def longest_gap(self):
+        """Seconds of any vCPU's longest gap since the last call."""
+        self._guest.run(f"kill -USR1 $(cat {self.PIDFILE})")
+        self._reports += 1
+        pulses = self._call.line(self._reports)
+        assert all(pulse["beats"] for pulse in pulses), pulses
+        return max(pulse["longest_gap"] for pulse in pulses)

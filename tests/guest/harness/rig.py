@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A guest with its storage servers, put up and taken down in order."""
+
+import shutil
+import tempfile
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from .guest import Guest, Heartbeat
+from .servers import HoldFs, Nbdkit
+
+# What tests look for, and what is in the trace log of one that failed.
+TRACES = ("virtio_set_status", "runstate_set", "virtio_blk*", "blk_detach*")
+
+# How long vCPUs and monitor may be silent, in seconds. A host with little to
+# spare takes some of it; a real freeze lasts until the storage answers.
+MAX_SILENCE = 2.5
+
+
+class Rig:
+    """Owns whatever a test starts. Sockets live in /tmp: paths are short."""
+
+    def __init__(self, build, logs):
+        self.build = build
+        self.logs = Path(logs)
+        shutil.rmtree(self.logs, ignore_errors=True)
+        self.logs.mkdir(parents=True)
+        self.directory = Path(
+            tempfile.mkdtemp(prefix="virtio-blk-cancel-", dir="/tmp"))
+        self.guest = None
+        self._servers = []
+
+    def _subdirectory(self, name):
+        path = self.directory / name
+        path.mkdir()
+        return path
+
+    def nbdkit(self, *images, name="nbdkit"):
+        """Start an NBD server for images of these names."""
+        server = Nbdkit(self._subdirectory(name), images,
+                        self.logs / f"{name}.log")
+        self._servers.append(server)
+        return server
+
+    def hold_fs(self):
+        """Mount a FUSE file that holds requests."""
+        server = HoldFs(self.build.prepare_hold_fs(),
+                        self._subdirectory("fuse"), self.logs / "hold-fs.log")
+        self._servers.append(server)
+        return server
+
+    def launch(self, *disks):
+        """Start a guest; it is not up yet."""
+        self.guest = Guest(self.build, disks, self.directory, self.logs,
+                           TRACES)
+        return self.guest
+
+    def boot(self, *disks, stock_driver=False, **parameters):
+        """Start a guest, wait until it is up, load the driver."""
+        guest = self.launch(*disks).wait_booted()
+        guest.load_driver(stock=stock_driver, **parameters)
+        return guest
+
+    @contextmanager
+    def alive(self):
+        """Within this, guest and monitor must not stall."""
+        heartbeat = Heartbeat(self.guest)
+        heartbeat.longest_gap()
+        self.guest.monitor.longest_stall()
+        yield
+        gap = heartbeat.longest_gap()
+        stall = self.guest.monitor.longest_stall()
+        assert gap < MAX_SILENCE, f"a vCPU stood still for {gap} s"
+        assert stall < MAX_SILENCE, f"the monitor stood still for {stall} s"
+
+    def close(self):
+        """Take everything down, hanging or not; every step is tried."""
+        with ExitStack() as steps:          # the last one added goes first
+            steps.callback(shutil.rmtree, self.directory, ignore_errors=True)
+            for server in self._servers:
+                steps.callback(server.close)
+            if self.guest:
+                steps.callback(self.guest.close)
+            # QEMU cannot die while the kernel holds I/O of it.
+            for server in self._servers:
+                steps.callback(server.release)
+
+    def discard_logs(self):
+        """All went well: nobody will want to read them."""
+        shutil.rmtree(self.logs, ignore_errors=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()

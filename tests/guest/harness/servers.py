@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Storage that can be made to hang: an nbdkit, and a FUSE file."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+
+from . import process
+
+SIZE = 64 << 20
+
+# nbdkit replaces the signal that it gets when we die by SIGTERM, which a
+# stopped process does not notice: a shell stands in between and insists.
+GUARD = ("sh", "-c", 'trap "kill -KILL 0" TERM; "$@" & wait', "sh")
+
+
+def make_image(path, size=SIZE):
+    """A sparse file of zeroes."""
+    with open(path, "wb") as image:
+        image.truncate(size)
+    return path
+
+
+def _content(path):
+    """A file's text, or None if it does not exist."""
+    return path.read_text("ascii") if path.exists() else None
+
+
+class Nbdkit:
+    """An nbdkit that serves the images of one directory, by name.
+
+    pause() holds reads and writes at the server's door. nbdkit's filter does
+    not hold FLUSH; freeze() stops the process, which holds everything.
+    """
+
+    def __init__(self, directory, images, log):
+        self.directory = directory
+        self.images = {name: make_image(directory / name) for name in images}
+        self._socket = directory / "nbd"
+        self._control = directory / "pause"
+        pidfile = directory / "nbdkit.pid"
+        self._guard = process.spawn(
+            [*GUARD, "nbdkit", "-f", "-t", "64", "-U", self._socket,
+             "-P", pidfile, "--filter=pause", "file", f"dir={directory}",
+             f"pause-control={self._control}"], log, death_signal="TERM")
+        self._frozen = False
+        self._pid = None
+        try:
+            # The file is written when nbdkit listens.
+            self._pid = int(process.wait_until(
+                lambda: self._alive() and _content(pidfile),
+                "nbdkit to start"))
+        except BaseException:
+            self.close()
+            raise
+
+    def _alive(self):
+        if self._guard.poll() is not None:
+            raise RuntimeError("nbdkit ended: see its log")
+        return True
+
+    def blockdev(self, name):
+        """QEMU's block node for one of the images."""
+        return {"driver": "nbd", "export": name, "discard": "unmap",
+                "server": {"type": "unix", "path": str(self._socket)}}
+
+    def _tell(self, command):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
+            control.settimeout(60)
+            control.connect(str(self._control))
+            control.sendall(command)
+            answer = control.recv(1)
+        if answer != command.upper():
+            raise RuntimeError(f"nbdkit answered {answer!r} to {command!r}")
+
+    def pause(self):
+        """Hold reads and writes; on return nothing is under way any more."""
+        self._tell(b"p")
+
+    def freeze(self):
+        """Stop the whole process."""
+        os.kill(self._pid, signal.SIGSTOP)
+        self._frozen = True
+
+    def resume(self):
+        """Undo pause() or freeze(), or both."""
+        if self._frozen:
+            os.kill(self._pid, signal.SIGCONT)
+            self._frozen = False
+        self._tell(b"r")
+
+    def release(self):
+        """Let everything go, if the server lives; for cleaning up."""
+        if self._guard.poll() is None:
+            self.resume()
+
+    def close(self):
+        """End the server."""
+        if self._pid and self._guard.poll() is None:
+            os.kill(self._pid, signal.SIGKILL)
+            self._guard.wait(60)            # it has nothing else to wait for
+        process.terminate(self._guard)
+
+
+class HoldFs:
+    """One file on a FUSE file system that holds requests when told to."""
+
+    def __init__(self, program, directory, log):
+        self.image = make_image(directory / "backing")
+        self._mount = directory / "mnt"
+        self._mount.mkdir()
+        self.path = self._mount / "disk"
+        control = directory / "hold"
+        self._control = None
+        self._process = process.spawn(
+            [program, self.image, self._mount, control], log)
+        try:
+            process.wait_until(lambda: self._is_up(control), "the FUSE mount")
+        except BaseException:
+            self.close()
+            raise
+
+    def _is_up(self, control):
+        if self._process.poll() is not None:
+            raise RuntimeError("hold-fs ended: see its log")
+        if self._control is None:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            connection.settimeout(60)
+            try:
+                connection.connect(str(control))
+            except (FileNotFoundError, ConnectionRefusedError):
+                connection.close()
+                return False
+            self._control = connection
+        return self.path.exists()
+
+    def _tell(self, command):
+        self._control.sendall(command.encode() + b"\n")
+        return self._control.recv(64).decode().strip()
+
+    def blockdev(self, aio):
+        """QEMU's block node for the file."""
+        return {"driver": "file", "filename": str(self.path), "aio": aio,
+                "cache": {"direct": True}}
+
+    def pause(self):
+        """Hold every request that arrives from now on."""
+        assert self._tell("hold") == "ok"
+
+    def resume(self):
+        """Serve what is held, and hold nothing more."""
+        assert self._tell("release") == "ok"
+
+    def held(self):
+        """How many requests are being held."""
+        return int(self._tell("held"))
+
+    def release(self):
+        """Let everything go, if the server lives; for cleaning up."""
+        if self._process.poll() is None:
+            self.resume()
+
+    def close(self):
+        """Unmount and end the server."""
+        process.terminate(self._process)
+        if self._control:
+            self._control.close()
+        if os.path.ismount(self._mount):
+            subprocess.run(["fusermount3", "-u", "-z", self._mount],
+                           check=False)
+
+
+def why_no_fuse():
+    """Why HoldFs cannot work here, or None if it can."""
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        return "/dev/fuse is missing or not accessible"
+    if not shutil.which("fusermount3"):
+        return "fusermount3 is missing (package fuse3)"
+    probe = subprocess.run(["pkg-config", "--exists", "fuse3"], check=False)
+    if probe.returncode:
+        return "libfuse3's development files are missing (libfuse3-dev)"
+    return None

@@ -1,0 +1,256 @@
+/*
+ * A FUSE file system with one file, "disk", backed by a real file, that can be
+ * told to hold requests: they arrive here and are not answered until released.
+ * For the processes on the host this is storage that hangs, close up.
+ *
+ *   hold-fs BACKING-FILE MOUNTPOINT CONTROL-SOCKET
+ *
+ * Runs in the foreground; SIGTERM unmounts and ends it.  The control socket
+ * takes one-line commands and answers each with one line:
+ *
+ *   hold      hold reads, writes and fsyncs from now on     -> ok
+ *   release   let go of everything that is held             -> ok
+ *   held      how many requests are held just now           -> NUMBER
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#define _GNU_SOURCE
+#define FUSE_USE_VERSION 312
+#include <errno.h>
+#include <fcntl.h>
+#include <fuse.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+/*
+ * More than any test has outstanding: neither libfuse's threads nor the
+ * kernel's queue of background requests may be what a test waits for.
+ */
+#define MAX_REQUESTS 512
+
+static const char disk_path[] = "/disk";
+
+static int backing = -1;            /* set once, before the threads start */
+static int listener = -1;           /* set once, before the threads start */
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t released = PTHREAD_COND_INITIALIZER;
+static bool holding;                /* under lock */
+static unsigned held;               /* under lock */
+
+/* Called at the start of each request; returns when it may be served. */
+static void gate(void)
+{
+    pthread_mutex_lock(&lock);
+    held++;
+    while (holding) {
+        pthread_cond_wait(&released, &lock);
+    }
+    held--;
+    pthread_mutex_unlock(&lock);
+}
+
+static void *hold_init(struct fuse_conn_info *conn, struct fuse_config *cfg)
+{
+    conn->max_background = MAX_REQUESTS;
+    conn->congestion_threshold = MAX_REQUESTS;
+    cfg->kernel_cache = 0;
+    return NULL;
+}
+
+static int hold_getattr(const char *path, struct stat *st,
+                        struct fuse_file_info *fi)
+{
+    if (!strcmp(path, "/")) {
+        *st = (struct stat) { .st_mode = S_IFDIR | 0700, .st_nlink = 2 };
+    } else if (strcmp(path, disk_path)) {
+        return -ENOENT;
+    } else if (fstat(backing, st) < 0) {
+        return -errno;
+    }
+    st->st_uid = getuid();
+    st->st_gid = getgid();
+    return 0;
+}
+
+static int hold_readdir(const char *path, void *buf, fuse_fill_dir_t fill,
+                        off_t offset, struct fuse_file_info *fi,
+                        enum fuse_readdir_flags flags)
+{
+    fill(buf, ".", NULL, 0, 0);
+    fill(buf, "..", NULL, 0, 0);
+    fill(buf, disk_path + 1, NULL, 0, 0);
+    return 0;
+}
+
+static int hold_open(const char *path, struct fuse_file_info *fi)
+{
+    if (strcmp(path, disk_path)) {
+        return -ENOENT;
+    }
+    /* No page cache in between: each request of the client's arrives here. */
+    fi->direct_io = 1;
+    return 0;
+}
+
+static int hold_read(const char *path, char *buf, size_t size, off_t offset,
+                     struct fuse_file_info *fi)
+{
+    ssize_t ret;
+
+    gate();
+    ret = pread(backing, buf, size, offset);
+    return ret < 0 ? -errno : ret;
+}
+
+static int hold_write(const char *path, const char *buf, size_t size,
+                      off_t offset, struct fuse_file_info *fi)
+{
+    ssize_t ret;
+
+    gate();
+    ret = pwrite(backing, buf, size, offset);
+    return ret < 0 ? -errno : ret;
+}
+
+static int hold_fsync(const char *path, int datasync,
+                      struct fuse_file_info *fi)
+{
+    gate();
+    return fdatasync(backing) < 0 ? -errno : 0;
+}
+
+static const struct fuse_operations operations = {
+    .init = hold_init,
+    .getattr = hold_getattr,
+    .readdir = hold_readdir,
+    .open = hold_open,
+    .read = hold_read,
+    .write = hold_write,
+    .fsync = hold_fsync,
+};
+
+static void execute(const char *command, FILE *reply)
+{
+    pthread_mutex_lock(&lock);
+    if (!strcmp(command, "hold\n")) {
+        holding = true;
+        fprintf(reply, "ok\n");
+    } else if (!strcmp(command, "release\n")) {
+        holding = false;
+        pthread_cond_broadcast(&released);
+        fprintf(reply, "ok\n");
+    } else if (!strcmp(command, "held\n")) {
+        fprintf(reply, "%u\n", held);
+    } else {
+        fprintf(reply, "unknown command\n");
+    }
+    pthread_mutex_unlock(&lock);
+    fflush(reply);
+}
+
+/* Serves one client at a time, for ever. */
+static void *control(void *opaque)
+{
+    char command[64];
+
+    for (;;) {
+        int fd = accept(listener, NULL, NULL);
+        FILE *in, *out;
+
+        if (fd < 0) {
+            continue;
+        }
+        in = fdopen(fd, "r");
+        out = fdopen(dup(fd), "w");
+        while (fgets(command, sizeof(command), in)) {
+            execute(command, out);
+        }
+        fclose(out);
+        fclose(in);
+    }
+    return NULL;
+}
+
+static int start_control(const char *path)
+{
+    struct sockaddr_un addr = { .sun_family = AF_UNIX };
+    pthread_t thread;
+
+    if (strlen(path) >= sizeof(addr.sun_path)) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    strcpy(addr.sun_path, path);
+    listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (listener < 0 ||
+        bind(listener, (struct sockaddr *)&addr, sizeof(addr)) < 0 ||
+        listen(listener, 8) < 0) {
+        return -1;
+    }
+    errno = pthread_create(&thread, NULL, control, NULL);
+    return errno ? -1 : 0;
+}
+
+/* Mounts, serves until told to stop, unmounts.  Returns an exit status. */
+static int serve(const char *mountpoint, const char *socket_path)
+{
+    /* auto_unmount: the mount goes away even if this process is killed. */
+    char *argv[] = {
+        "hold-fs", "-o", "auto_unmount,fsname=hold-fs,subtype=hold-fs", NULL
+    };
+    struct fuse_args args = FUSE_ARGS_INIT(3, argv);
+    struct fuse_loop_config *config = NULL;
+    int ret = 1;
+    struct fuse *fuse;
+
+    fuse = fuse_new(&args, &operations, sizeof(operations), NULL);
+    if (!fuse) {
+        return 1;
+    }
+    if (fuse_mount(fuse, mountpoint) < 0) {
+        goto out_destroy;
+    }
+    if (fuse_set_signal_handlers(fuse_get_session(fuse)) < 0) {
+        goto out_unmount;
+    }
+    if (start_control(socket_path) < 0) {
+        perror(socket_path);
+        goto out_handlers;
+    }
+    config = fuse_loop_cfg_create();
+    fuse_loop_cfg_set_max_threads(config, MAX_REQUESTS);
+    fuse_loop_cfg_set_idle_threads(config, 16);
+    /* A positive value is the signal that ended the loop. */
+    ret = fuse_loop_mt(fuse, config) < 0;
+    fuse_loop_cfg_destroy(config);
+
+out_handlers:
+    fuse_remove_signal_handlers(fuse_get_session(fuse));
+out_unmount:
+    fuse_unmount(fuse);
+out_destroy:
+    fuse_destroy(fuse);
+    return ret;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc != 4) {
+        fprintf(stderr, "usage: hold-fs BACKING MOUNTPOINT SOCKET\n");
+        return 2;
+    }
+    backing = open(argv[1], O_RDWR | O_CLOEXEC);
+    if (backing < 0) {
+        perror(argv[1]);
+        return 1;
+    }
+    return serve(argv[2], argv[3]);
+}

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What happens to a disk while requests that were cancelled still linger.
+
+These operations wait for the storage today; afterwards all must be as ever.
+"""
+
+import threading
+
+import pytest
+
+from checks import (IO_TIMEOUT, LATEST, assert_fine, assert_timed_out, load,
+                    seeds, store)
+from harness.guest import RESET, STOPPED, WAITS, Disk
+from harness.patterns import BLOCK
+
+
+def boot_and_cancel(rig, iothread):
+    """A guest whose disk hangs, with a cancelled read and write."""
+    server = rig.nbdkit("disk")
+    guest = rig.boot(
+        Disk("disk", server.blockdev("disk"), iothread=iothread),
+        io_timeout=IO_TIMEOUT)
+    assert guest.has_cancel("disk")
+    store(guest, "disk", seed=1, count=8)
+    server.pause()
+    batch = guest.io("disk", "mixed", seed=2, count=8)
+    assert_timed_out(batch.results(LATEST))
+    return server, guest
+
+
+def assert_works(server, guest):
+    """The disk does what a disk does."""
+    assert load(guest, "disk") == 1
+    store(guest, "disk", seed=3, count=8)
+    assert seeds(server.images["disk"], count=8) == {3}
+
+
+@pytest.mark.parametrize("iothread", [False, True],
+                         ids=["main-loop", "iothread"])
+class TestLifecycle:
+    """Each operation starts while the storage hangs."""
+
+    def test_stop(self, rig, iothread):
+        """The VM is stopped and continued."""
+        server, guest = boot_and_cancel(rig, iothread)
+        stop = threading.Thread(target=guest.qmp.command, args=["stop"])
+        stop.start()
+        guest.wait_for_trace(STOPPED, 0)
+        server.resume()
+        stop.join(LATEST)
+        assert not stop.is_alive()
+        guest.qmp.command("cont")
+        assert_works(server, guest)
+
+    def test_reset(self, rig, iothread):
+        """The driver is unloaded, which resets the device, and loaded."""
+        server, guest = boot_and_cancel(rig, iothread)
+        resets = guest.resets()
+        unload = guest.start("rmmod virtio_blk")
+        guest.wait_for_trace(RESET, resets)
+        server.resume()
+        unload.wait(LATEST)
+        guest.load_driver(io_timeout=IO_TIMEOUT)
+        assert guest.has_cancel("disk")
+        assert_works(server, guest)
+
+    def test_quit(self, rig, iothread):
+        """QEMU ends, with a request waiting behind a cancelled write."""
+        server, guest = boot_and_cancel(rig, iothread)
+        waits = len(guest.traces(WAITS))
+        guest.io("disk", "write", offset=BLOCK, seed=4)
+        guest.wait_for_trace(WAITS, waits)
+        guest.qmp.command("quit")
+        server.resume()
+        assert guest.wait_exit(LATEST) == 0
+        assert seeds(server.images["disk"], BLOCK) <= {1, 2, 4}
