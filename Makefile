@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# A thin front: every target does what is missing before it - packages,
+# QEMU's source, configuration, build - and nothing twice.
+
+# The build directory, e.g. make BUILD=build-debug check
+BUILD ?= build
+# Tests to run: make check SUITE=unit, make check TEST=test-blk-detach
+SUITE ?=
+TEST ?=
+
+.PHONY: all build check demo tests hooks-write hooks-check clean distclean help
+.NOTPARALLEL:
+
+all: build
+
+build: setup
+	@[ -x $(BUILD)/qemu/qemu-system-x86_64 ] || \
+	    echo 'Building QEMU, the first time: some 1700 files, 5 to 15 minutes'
+	@ninja -C $(BUILD)
+
+.PHONY: setup
+setup:
+	@scripts/install-deps
+	@./configure --refresh --build-dir=$(BUILD)
+
+tests: build
+	@ninja -C $(BUILD) qemu-tests.stamp
+
+check: tests
+	@scripts/check --build-dir $(BUILD) $(SUITE:%=--suite %) $(TEST)
+
+demo: build
+	@scripts/demo --build-dir $(BUILD)
+
+hooks-write hooks-check:
+	@scripts/hooks $(@:hooks-%=%) --build-dir $(BUILD)
+
+# What was built goes; QEMU's source and the configuration stay.
+clean:
+	@[ ! -d $(BUILD)/qemu ] || ninja -C $(BUILD)/qemu clean
+	@rm -rf $(BUILD)/guest $(BUILD)/guest-tests
+
+# The build directory goes, unless it holds edits that are nowhere else.
+distclean:
+	@[ ! -d $(BUILD)/src ] || scripts/hooks check --build-dir $(BUILD)
+	@rm -rf $(BUILD)
+
+help:
+	@echo 'make              build QEMU with virtio-blk CANCEL, and a guest for it'
+	@echo 'make check        build and run all tests; or only some:'
+	@echo '                  SUITE=style|tools|unit|qtest|guest, TEST=NAME'
+	@echo 'make demo         show what happens to a hung read, with and without'
+	@echo 'make hooks-write  bring edits in $(BUILD)/src back into the hooks'
+	@echo 'make hooks-check  fail if $(BUILD)/src and the hooks differ'
+	@echo 'make clean        remove what was built'
+	@echo 'make distclean    remove the build directory'
+	@echo
+	@echo 'BUILD=DIR builds in another directory; ./configure --help has options.'
+	@echo 'Fetched packages stay in ~/.cache/qemu-virtio-blk-cancel.'
