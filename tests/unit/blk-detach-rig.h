@@ -24,6 +24,9 @@
 #define RIG_BLOCK           4096
 #define RIG_DISK_SIZE       (1 * MiB)
 
+/* Of memory, for O_DIRECT; larger than what allocators give by themselves */
+#define RIG_MEM_ALIGN       (64 * KiB)
+
 /* Content of the disk at start, and of discarded and zeroed ranges */
 #define RIG_INITIAL         0x11
 #define RIG_DISCARDED       0xdd
@@ -151,6 +154,9 @@ void rig_poll(void);
 /* Let everything that can run, in all threads, run. */
 void rig_settle(Rig *rig);
 
+/* What has been scheduled in thread @n when this is called, runs. */
+void rig_settle_thread(Rig *rig, int n);
+
 /* Call @fn in @ctx, outside a coroutine or (_co) inside one, and wait. */
 void rig_run(AioContext *ctx, void (*fn)(void *opaque), void *opaque);
 void rig_run_co(AioContext *ctx, void (*fn)(void *opaque), void *opaque);
@@ -170,6 +176,9 @@ void rig_end(Rig *rig);
 
 /* What rig_end() does after @blk has gone. */
 void rig_free(Rig *rig);
+
+/* A node of the driver, with its one reference; see blk-detach-hold.c */
+BlockDriverState *hold_new_node(Rig *rig);
 
 void rig_set_holding(Rig *rig, bool holding);
 
@@ -274,6 +283,7 @@ void rig_add_pair(const char *topic, RigOp op, RigOp newer,
 void add_fence_tests(void);
 void add_budget_tests(void);
 void add_drain_tests(void);
+void add_throttle_tests(void);
 void add_load_tests(void);
 
 #endif /* TESTS_UNIT_BLK_DETACH_RIG_H */

@@ -1,6 +1,6 @@
 /*
- * Requests of a BlockBackend that can be taken back: drained sections,
- * throttling and teardown
+ * Requests of a BlockBackend that can be taken back: drained sections and
+ * teardown
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
@@ -11,7 +11,6 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/main-loop.h"
-#include "qemu/throttle.h"
 #include "blk-detach-rig.h"
 
 #define BLOCK(n)    ((n) * RIG_BLOCK)
@@ -358,183 +357,6 @@ static void test_parked_budget(const RigVariant *v)
 }
 
 /*
- * The throttle queue
- */
-
-/* At one byte per second, what is throttled stays so until the test says. */
-static void throttle_on(Rig *rig, const char *group, BucketType bucket,
-                        uint64_t avg)
-{
-    ThrottleConfig cfg;
-
-    throttle_config_init(&cfg);
-    cfg.buckets[bucket].avg = avg;
-    blk_io_limits_enable(rig->blk, group);
-    blk_set_io_limits(rig->blk, &cfg);
-    /* Let the restart of the queue be over */
-    rig_settle(rig);
-}
-
-static void throttle_open(Rig *rig)
-{
-    ThrottleConfig cfg;
-
-    throttle_config_init(&cfg);
-    blk_set_io_limits(rig->blk, &cfg);
-}
-
-static void throttle_end(Rig *rig)
-{
-    rig_release_all(rig);
-    throttle_open(rig);
-    rig_wait_idle(rig);
-    blk_io_limits_disable(rig->blk);
-    rig_end(rig);
-}
-
-static void test_throttle_cancel(const RigVariant *v)
-{
-    Rig *rig = rig_new(v->mode, NULL);
-    g_autoptr(RigReq) a = NULL, b = NULL, c = NULL, newer = NULL;
-
-    throttle_on(rig, "detach", THROTTLE_BPS_TOTAL, 1);
-    a = rig_submit(rig, 0, v->op, BLOCK(0), RIG_BLOCK, 0xa1);
-    rig_wait(rig_holds(rig, v->op, BLOCK(0)));
-    b = rig_submit(rig, 1, v->op, BLOCK(1), RIG_BLOCK, 0xa2);
-    c = rig_submit(rig, 0, v->op, BLOCK(2), RIG_BLOCK, 0xa3);
-    rig_settle(rig);
-    g_assert_cmpuint(rig_arrived(rig), ==, 1);
-
-    rig_cancel(b);
-    rig_check_canceled(b);
-    memset(b->buf, 0xee, RIG_BLOCK);
-    rig_wait(rig_info(rig).budget_used ==
-             (v->op == RIG_ZEROES ? 0 : 2 * RIG_BLOCK));
-    rig_check_info(rig, 0, 0, 0, 0);
-    rig_settle(rig);
-    rig_check_pending(c);
-    g_assert_cmpuint(rig_arrived(rig), ==, 1);
-
-    throttle_open(rig);
-    rig_wait(rig_holds(rig, v->op, BLOCK(2)));
-    newer = rig_submit(rig, 1, RIG_READ, BLOCK(1), RIG_BLOCK, 0);
-    rig_release_all(rig);
-    rig_check_result(a, 0);
-    rig_check_result(c, 0);
-    rig_check_result(newer, 0);
-    rig_check_buf(newer, RIG_INITIAL);
-    g_assert_cmpuint(rig_info(rig).detached_ever, ==, 0);
-    g_assert_cmpuint(rig_arrived(rig), ==, 3);
-    throttle_end(rig);
-}
-
-typedef struct ThrottleRun {
-    Rig *rig;
-    RigReq *first, *canceled, *last;
-} ThrottleRun;
-
-/* In one go, so that no timer can run in between */
-static void submit_three_cancel_one(void *opaque)
-{
-    ThrottleRun *run = opaque;
-
-    rig_submit_here(run->first);
-    rig_submit_here(run->canceled);
-    rig_submit_here(run->last);
-    g_assert_cmpuint(rig_arrived(run->rig), ==, 1);
-    rig_cancel_here(run->canceled);
-    rig_check_canceled(run->canceled);
-}
-
-/*
- * The first in the queue, for which the timer runs, is taken out: the next is
- * issued when its time has come, and is not charged for a request that never
- * was.  That would take two minutes; it takes half a second.
- */
-static void test_throttle_goes_on(const RigVariant *v)
-{
-    Rig *rig = rig_new(v->mode, NULL);
-    ThrottleRun run = {
-        .rig = rig,
-        .first = rig_prepare(rig, 0, v->op, 0, RIG_BLOCK, 0xa1),
-        .canceled = rig_prepare(rig, 0, v->op, 0, RIG_DISK_SIZE, 0xa2),
-        .last = rig_prepare(rig, 0, v->op, BLOCK(2), RIG_BLOCK, 0xa3),
-    };
-
-    throttle_on(rig, "detach", THROTTLE_BPS_TOTAL, 8 * KiB);
-    rig_run(rig->ctx[0], submit_three_cancel_one, &run);
-    rig_wait(rig_holds(rig, v->op, BLOCK(2)));
-    rig_release_all(rig);
-    rig_check_result(run.first, 0);
-    rig_check_result(run.last, 0);
-    g_assert_cmpuint(rig_arrived(rig), ==, 2);
-    rig_req_free(run.first);
-    rig_req_free(run.canceled);
-    rig_req_free(run.last);
-    throttle_end(rig);
-}
-
-/* The token is with a BlockBackend that has nothing to issue any more. */
-static void test_throttle_other_member(const RigVariant *v)
-{
-    Rig *rig = rig_new(v->mode, NULL);
-    Rig *other = rig_new(v->mode, NULL);
-    g_autoptr(RigReq) a = NULL, b = NULL, c = NULL;
-
-    throttle_on(rig, "detach", THROTTLE_BPS_TOTAL, 1);
-    throttle_on(other, "detach", THROTTLE_BPS_TOTAL, 1);
-    a = rig_submit(rig, 0, v->op, BLOCK(0), RIG_BLOCK, 0xa1);
-    rig_wait(rig_holds(rig, v->op, BLOCK(0)));
-    b = rig_submit(rig, 0, v->op, BLOCK(1), RIG_BLOCK, 0xa2);
-    c = rig_submit(other, 0, v->op, BLOCK(2), RIG_BLOCK, 0xa3);
-    rig_settle(rig);
-    rig_settle(other);
-    rig_cancel(b);
-    rig_check_canceled(b);
-    rig_settle(other);
-    g_assert_cmpuint(rig_arrived(other), ==, 0);
-
-    /* Restarts this member's queue, which is empty, and nobody else's */
-    throttle_open(rig);
-    rig_wait(rig_holds(other, v->op, BLOCK(2)));
-    rig_release_all(other);
-    rig_check_result(c, 0);
-
-    /* What is held has the graph's lock: release before anything is closed */
-    rig_release_all(rig);
-    rig_check_result(a, 0);
-    throttle_end(other);
-    throttle_end(rig);
-}
-
-/* A drained section opens the throttle queue, and waits for what was in it. */
-static void test_throttle_drain(const RigVariant *v)
-{
-    Rig *rig = rig_new(v->mode, NULL);
-    g_autoptr(RigReq) a = NULL, b = NULL, c = NULL;
-
-    throttle_on(rig, "detach", THROTTLE_BPS_TOTAL, 1);
-    a = rig_submit(rig, 0, v->op, BLOCK(0), RIG_BLOCK, 0xa1);
-    rig_wait(rig_holds(rig, v->op, BLOCK(0)));
-    b = rig_submit(rig, 0, v->op, BLOCK(1), RIG_BLOCK, 0xa2);
-    c = rig_submit(rig, 1, v->op, BLOCK(2), RIG_BLOCK, 0xa3);
-    rig_settle(rig);
-    rig_cancel(a);
-    rig_check_canceled(a);
-    rig_cancel(b);
-    rig_check_canceled(b);
-
-    rig->on_drain = release_while_draining;
-    bdrv_drained_begin(rig->bs);
-    check_quiet(rig);
-    rig_check_info(rig, 0, rig_info(rig).waiting_drained, 0, 0);
-    bdrv_drained_end(rig->bs);
-    rig_check_result(c, 0);
-    g_assert_cmpuint(rig_arrived(rig), ==, 2);
-    throttle_end(rig);
-}
-
-/*
  * Teardown
  */
 
@@ -633,9 +455,6 @@ void add_drain_tests(void)
         RIG_READ, RIG_WRITE, RIG_ZEROES, RIG_DISCARD,
     };
 
-    /* Throttle groups are objects */
-    module_call_init(MODULE_INIT_QOM);
-
     rig_add_ops("drain/detached-bdrv", test_detached_bdrv);
     rig_add_ops("drain/detached-blk", test_detached_blk);
     rig_add_ops("drain/detached-all", test_detached_all);
@@ -654,17 +473,6 @@ void add_drain_tests(void)
     rig_add_ops("drain/parked-some", test_parked_some);
     rig_add_ops("drain/parked-then-detached", test_parked_then_detached);
     rig_add_ops("drain/parked-budget", test_parked_budget);
-
-    rig_add_op("throttle/cancel", RIG_READ, test_throttle_cancel);
-    rig_add_op("throttle/cancel", RIG_WRITE, test_throttle_cancel);
-    rig_add_op("throttle/cancel", RIG_ZEROES, test_throttle_cancel);
-    rig_add_op("throttle/goes-on", RIG_READ, test_throttle_goes_on);
-    rig_add_op("throttle/goes-on", RIG_WRITE, test_throttle_goes_on);
-    rig_add_op("throttle/other-member", RIG_READ, test_throttle_other_member);
-    rig_add_op("throttle/other-member", RIG_WRITE,
-               test_throttle_other_member);
-    rig_add_op("throttle/drain", RIG_READ, test_throttle_drain);
-    rig_add_op("throttle/drain", RIG_WRITE, test_throttle_drain);
 
     rig_add_ops("teardown/unref", test_unref);
     rig_add_ops("teardown/remove-medium", test_remove_medium);

@@ -6,7 +6,7 @@
  * What happens when blk_aio_cancel_async() is called on a request that is new,
  * issued, returned or done; who may touch which buffer when; what callbacks
  * may do.  Requests that wait are cancelled in the other files of this
- * program: test-blk-detach-fence.c, -budget.c and -drain.c.
+ * program: test-blk-detach-fence.c, -budget.c, -drain.c and -throttle.c.
  */
 
 #include "qemu/osdep.h"
@@ -647,6 +647,7 @@ int main(int argc, char **argv)
     add_fence_tests();
     add_budget_tests();
     add_drain_tests();
+    add_throttle_tests();
     add_load_tests();
 
     return g_test_run();
