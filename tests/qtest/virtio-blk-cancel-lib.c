@@ -146,6 +146,26 @@ static void add_segments(const VbcReq *r, VbcSegment *segs, unsigned int *num,
     }
 }
 
+/*
+ * Move each of @segs, which the device reads, to a place of its own: what lies
+ * behind a piece of the header is not the next piece.
+ */
+static void scatter(Vbc *v, VbcReq *r, VbcSegment *segs, unsigned int num)
+{
+    for (unsigned int i = 0; i < num; i++) {
+        g_autofree uint8_t *buf = g_malloc(segs[i].len);
+        uint64_t to = guest_alloc(&v->alloc, segs[i].len);
+
+        qtest_bufread(v->qts, segs[i].addr, buf, segs[i].len);
+        qtest_bufwrite(v->qts, to, buf, segs[i].len);
+        qtest_memset(v->qts, segs[i].addr, VBC_POISON, segs[i].len);
+        if (r->data >= segs[i].addr && r->data < segs[i].addr + segs[i].len) {
+            r->data = to + r->data - segs[i].addr;
+        }
+        segs[i].addr = to;
+    }
+}
+
 void vbc_add(Vbc *v, VbcReq *r)
 {
     unsigned int header = r->header ?: has_cancel(v) ? VBC_HEADER
@@ -172,6 +192,9 @@ void vbc_add(Vbc *v, VbcReq *r)
     write_data(v, r);
 
     add_segments(r, segs, &num, r->mem, out_len, header, false);
+    if (r->split || r->framing == VBC_FRAME_BYTES) {
+        scatter(v, r, segs, num);
+    }
     add_segments(r, segs, &num, in, in_len, in_len - 1, true);
     vbc_ring_add(v, r, segs, num);
 }

@@ -215,6 +215,7 @@ static void test_parked_reset(const void *opts)
     Vbc *v = start_parking(opts, true);
     VbcReq r = parks[1].req;
 
+    r.queue = v->q;
     vbc_send(v, &r);
     qtest_qmp_eventwait(v->qts, "STOP");
     qvirtio_reset(v->dev);
@@ -231,7 +232,7 @@ static void test_parked_reset(const void *opts)
 }
 
 /*
- * Stop, reset and unplug while the storage hangs.  They wait for it, so it is
+ * Drain, reset and unplug while the storage hangs.  They wait for it, so it is
  * let go meanwhile.
  */
 
@@ -255,7 +256,20 @@ static void hang_some(Vbc *v, VbcReq *r)
     }
 }
 
-static void test_stop(const void *opts)
+static void stop_machine(Vbc *v)
+{
+    vbc_settle(v);
+}
+
+/* A drained section while the machine runs: the size is what it was */
+static void drain_drive(Vbc *v)
+{
+    qtest_qmp_assert_success(v->qts, "{'execute': 'block_resize',"
+                             " 'arguments': {'device': 'drv', 'size': %d}}",
+                             VBC_DISK_SIZE);
+}
+
+static void check_drained(const void *opts, void (*drain)(Vbc *v))
 {
     Vbc *v = start(opts, true, NULL, NULL);
     VbcReq r[HANGING];
@@ -266,7 +280,7 @@ static void test_stop(const void *opts)
     for (unsigned int round = 0; round < 2; round++) {
         hang_some(v, r);
         vbc_release_soon(v);
-        vbc_settle(v);
+        drain(v);
         for (unsigned int i = 0; i < HANGING; i++) {
             if (i % 3 == 2) {
                 vbc_check_reused(v, &r[i]);
@@ -279,6 +293,16 @@ static void test_stop(const void *opts)
         vbc_check_disk(v, 64, 16384, 2 + round);
     }
     vbc_stop(v);
+}
+
+static void test_stop(const void *opts)
+{
+    check_drained(opts, stop_machine);
+}
+
+static void test_drain(const void *opts)
+{
+    check_drained(opts, drain_drive);
 }
 
 static void check_reset(const void *opts, const char *device)
@@ -454,8 +478,9 @@ void vbc_add_stop_tests(void)
     vbc_add_test("parked/resumed", VBC_SETUP_ALL, test_parked_resumed);
     vbc_add_test("parked/cancelled", VBC_SETUP_ALL, test_parked_cancelled);
     vbc_add_test("parked/race", loops, test_parked_race);
-    vbc_add_test("parked/reset", VBC_SETUP_PLAIN, test_parked_reset);
+    vbc_add_test("parked/reset", loops, test_parked_reset);
     vbc_add_test("stop/detached", VBC_SETUP_ALL, test_stop);
+    vbc_add_test("drain/detached", loops, test_drain);
     vbc_add_test("reset/detached", VBC_SETUP_ALL, test_reset);
     vbc_add_test("reset/waiting", loops, test_reset_waiting);
     vbc_add_test("unplug/detached", loops, test_unplug);
