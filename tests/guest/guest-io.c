@@ -42,9 +42,11 @@ static const char *const op_names[] = {
     "read", "write", "fsync", "discard", "zeroes"
 };
 
-/* One request and the thread that issues it.  Set once before the threads
+/*
+ * One request and the thread that issues it.  Set once before the threads
  * start, except for buf's content, which the job's thread owns until it is
- * joined. */
+ * joined.
+ */
 struct job {
     int fd;
     enum op op;
@@ -186,10 +188,9 @@ static void *run_job(void *opaque)
         seed = job->seed;
     }
     printf("{\"op\": \"%s\", \"offset\": %lld, \"result\": %zd, "
-           "\"errno\": %d, \"error\": \"%s\", \"seconds\": %.4f, "
-           "\"seed\": %lld}\n",
+           "\"errno\": %d, \"seconds\": %.4f, \"seed\": %lld}\n",
            op_names[job->op], (long long)job->offset, ret, err,
-           err ? strerrorname_np(err) : "", end - begin, (long long)seed);
+           end - begin, (long long)seed);
     return NULL;
 }
 
@@ -256,6 +257,17 @@ static enum op parse_op(const char *name, unsigned index)
     return OP_READ;
 }
 
+static unsigned long long parse_number(const char *text)
+{
+    unsigned long long value;
+
+    if (sscanf(text, "%llu", &value) != 1) {
+        errno = EINVAL;
+        die(text);
+    }
+    return value;
+}
+
 static int main_io(int argc, char **argv)
 {
     static struct job jobs[MAX_JOBS];
@@ -269,13 +281,26 @@ static int main_io(int argc, char **argv)
 
     while ((opt = getopt(argc, argv, "o:l:n:s:k:p")) != -1) {
         switch (opt) {
-        case 'o': offset = strtoll(optarg, NULL, 0); break;
-        case 'l': length = strtoul(optarg, NULL, 0); break;
-        case 'n': count = strtoul(optarg, NULL, 0); break;
-        case 's': seed = strtoul(optarg, NULL, 0); break;
-        case 'k': keep = optarg; break;
-        case 'p': polled = true; break;
-        default: return 2;
+        case 'o':
+            offset = parse_number(optarg);
+            break;
+        case 'l':
+            length = parse_number(optarg);
+            break;
+        case 'n':
+            count = parse_number(optarg);
+            break;
+        case 's':
+            seed = parse_number(optarg);
+            break;
+        case 'k':
+            keep = optarg;
+            break;
+        case 'p':
+            polled = true;
+            break;
+        default:
+            return 2;
         }
     }
     if (argc - optind != 2 || !count || count > MAX_JOBS || length % 8) {
@@ -327,9 +352,11 @@ static void raise_longest(struct pulse *pulse, uint64_t gap)
 {
     uint64_t longest = atomic_load(&pulse->longest_ns);
 
-    while (gap > longest &&
-           !atomic_compare_exchange_weak(&pulse->longest_ns, &longest, gap)) {
-    }
+    do {
+        if (gap <= longest) {
+            return;
+        }
+    } while (!atomic_compare_exchange_weak(&pulse->longest_ns, &longest, gap));
 }
 
 static void *beat(void *opaque)

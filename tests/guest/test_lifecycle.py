@@ -4,14 +4,17 @@
 These operations wait for the storage today; afterwards all must be as ever.
 """
 
+import contextlib
 import threading
 
 import pytest
 
-from checks import (IO_TIMEOUT, LATEST, assert_fine, assert_timed_out, load,
+from checks import (IO_TIMEOUT, LATEST, assert_timed_out, load,
                     seeds, store)
-from harness.guest import RESET, STOPPED, WAITS, Disk
+from harness.guest import SHUTDOWN, STOPPED, WAITS, Disk
 from harness.patterns import BLOCK
+from harness.process import wait_until
+from harness.qmp import QMPError
 
 
 def boot_and_cancel(rig, iothread):
@@ -26,6 +29,16 @@ def boot_and_cancel(rig, iothread):
     batch = guest.io("disk", "mixed", seed=2, count=8)
     assert_timed_out(batch.results(LATEST))
     return server, guest
+
+
+def in_background(guest, command):
+    """Give the monitor a command whose answer will take a while."""
+    def execute():
+        with contextlib.suppress(QMPError):     # "quit" ends the monitor
+            guest.qmp.command(command)
+    thread = threading.Thread(target=execute, daemon=True)
+    thread.start()
+    return thread
 
 
 def assert_works(server, guest):
@@ -43,8 +56,7 @@ class TestLifecycle:
     def test_stop(self, rig, iothread):
         """The VM is stopped and continued."""
         server, guest = boot_and_cancel(rig, iothread)
-        stop = threading.Thread(target=guest.qmp.command, args=["stop"])
-        stop.start()
+        stop = in_background(guest, "stop")
         guest.wait_for_trace(STOPPED, 0)
         server.resume()
         stop.join(LATEST)
@@ -57,7 +69,9 @@ class TestLifecycle:
         server, guest = boot_and_cancel(rig, iothread)
         resets = guest.resets()
         unload = guest.start("rmmod virtio_blk")
-        guest.wait_for_trace(RESET, resets)
+        # A reset that waits holds up the monitor, and is traced at its end.
+        wait_until(lambda: guest.resets() > resets
+                   or guest.monitor.silent_for() > 1, "the reset")
         server.resume()
         unload.wait(LATEST)
         guest.load_driver(io_timeout=IO_TIMEOUT)
@@ -70,7 +84,8 @@ class TestLifecycle:
         waits = len(guest.traces(WAITS))
         guest.io("disk", "write", offset=BLOCK, seed=4)
         guest.wait_for_trace(WAITS, waits)
-        guest.qmp.command("quit")
+        in_background(guest, "quit")
+        guest.wait_for_trace(SHUTDOWN, 0)
         server.resume()
         assert guest.wait_exit(LATEST) == 0
         assert seeds(server.images["disk"], BLOCK) <= {1, 2, 4}

@@ -2,6 +2,7 @@
 """A Linux guest under QEMU, and the agent in it that runs commands."""
 
 import contextlib
+import errno
 import json
 import re
 import shlex
@@ -29,6 +30,7 @@ COMPLAINTS = re.compile(
 # Lines of QEMU's trace log.
 RESET = r"virtio_set_status vdev \S+ val 0$"
 STOPPED = r"runstate_set .* \(paused\)$"
+SHUTDOWN = r"qemu_system_shutdown_request .*"
 WAITS = r"blk_detach_wait .*"
 
 
@@ -110,9 +112,14 @@ class Result:
     offset: int
     result: int
     errno: int
-    error: str
     seconds: float
     seed: int
+
+    @property
+    def error(self):
+        """The error's name, or nothing if there was none."""
+        return errno.errorcode.get(self.errno, str(self.errno)) \
+            if self.errno else ""
 
 
 class IO:
@@ -125,8 +132,11 @@ class IO:
         self.started = time.monotonic()
 
     def results(self, timeout=60):
-        """Wait for all requests; a list of Results."""
-        self._call.line(self._count - 1, timeout)
+        """Wait for all requests; a list of Results.
+
+        With watch=True the buffers are being watched when this returns.
+        """
+        self._call.line(self._count - (not self._release), timeout)
         return [Result(**record)
                 for record in self._call.records()[:self._count]]
 

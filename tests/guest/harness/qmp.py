@@ -78,6 +78,12 @@ class MonitorWatch:
             waited = time.monotonic() - self._asked
             self._longest = max(self._longest, waited)
 
+    def silent_for(self):
+        """Seconds that the monitor has not answered just now."""
+        with self._lock:
+            asked = self._asked
+            return 0 if asked is None else time.monotonic() - asked
+
     def longest_stall(self):
         """Seconds of the longest silence since the last call."""
         with self._lock:
