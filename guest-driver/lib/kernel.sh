@@ -114,7 +114,8 @@ kernel_get() {
     flock "$kernel_lock"
     if [ ! -e "$dir/release" ]; then
         rm -rf "$dir" "$dir.new"
-        kernel_fetch "$dir.new" || die "the kernel could not be fetched"
+        # Not in a condition, where bash forgets about set -e
+        kernel_fetch "$dir.new"
         mv "$dir.new" "$dir"
     fi
     kernel_release=$(< "$dir/release")
