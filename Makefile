@@ -43,7 +43,10 @@ clean:
 
 # The build directory goes, unless it holds edits that are nowhere else.
 distclean:
-	@[ ! -d $(BUILD)/src ] || scripts/hooks check --build-dir $(BUILD)
+	@[ ! -d $(BUILD)/src ] || \
+	    { edits=$$(scripts/hooks edits --build-dir $(BUILD)) && \
+	      { [ -z "$$edits" ] || \
+	        { echo "Not in the hooks yet: $$edits"; false; }; }; }
 	@rm -rf $(BUILD)
 
 help:
