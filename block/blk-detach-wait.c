@@ -192,17 +192,17 @@ blk_detach_co_wait_budget(BlkDetachReq *r, BlkDetachWait where)
      * that we are waiting; pairs with the one in blk_detach_release().
      */
     smp_mb();
-    if (QTAILQ_EMPTY(&d->waiting[where])) {
-        if (where == WAIT_BUFFER) {
-            r->charged = blk_detach_take_bytes(d, blk_detach_cost(r));
-        } else if (blk_detach_slot_free(d, r->dctx)) {
-            blk_detach_take_slot(r);
-        }
-        if (where == WAIT_BUFFER ? r->charged : r->has_slot) {
-            qatomic_dec(&d->nr_waiting);
-            qemu_mutex_unlock(&d->lock);
-            return;
-        }
+    if (where == WAIT_BUFFER) {
+        r->charged = QTAILQ_EMPTY(&d->waiting[WAIT_BUFFER]) &&
+                     blk_detach_take_bytes(d, blk_detach_cost(r));
+    } else if (blk_detach_slot_free(d, r->dctx)) {
+        /* Those that are waiting may all be of other AioContexts. */
+        blk_detach_take_slot(r);
+    }
+    if (where == WAIT_BUFFER ? r->charged : r->has_slot) {
+        qatomic_dec(&d->nr_waiting);
+        qemu_mutex_unlock(&d->lock);
+        return;
     }
     blk_detach_co_wait_unlock(d, &r->waiter, where);
 }
