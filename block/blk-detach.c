@@ -29,6 +29,7 @@
 #include "qemu/lockable.h"
 #include "qemu/rcu_queue.h"
 #include "qapi/error.h"
+#include "block/blk-detach-graph.h"
 #include "block/block_int.h"
 #include "system/block-backend.h"
 #include "system/replay.h"
@@ -325,12 +326,14 @@ bool blk_set_detach(BlockBackend *blk, const BlkDetachOptions *opts,
     }
     if (*slot) {
         blk_drain(blk);
+        blk_detach_graph_switch(blk_bs(blk), false);
         blk_detach_free(*slot);
         *slot = NULL;
     }
     if (opts) {
         blk_drain(blk);
         *slot = blk_detach_new(blk, opts);
+        blk_detach_graph_switch(blk_bs(blk), true);
     }
     return true;
 }
