@@ -31,6 +31,7 @@
 #include "qapi/error.h"
 #include "block/blk-detach-graph.h"
 #include "block/block_int.h"
+#include "block/thread-pool-overdue.h"
 #include "system/block-backend.h"
 #include "system/replay.h"
 #include "blk-detach-core.h"
@@ -327,12 +328,14 @@ bool blk_set_detach(BlockBackend *blk, const BlkDetachOptions *opts,
     if (*slot) {
         blk_drain(blk);
         blk_detach_graph_switch(blk_bs(blk), false);
+        thread_pool_overdue_enable(false);
         blk_detach_free(*slot);
         *slot = NULL;
     }
     if (opts) {
         blk_drain(blk);
         *slot = blk_detach_new(blk, opts);
+        thread_pool_overdue_enable(true);
         blk_detach_graph_switch(blk_bs(blk), true);
     }
     return true;
