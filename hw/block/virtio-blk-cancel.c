@@ -3,14 +3,15 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * A device with cancel=on keeps a list of the requests that it holds for each
- * virtqueue, and executes CANCEL: it finds the target by its tag, and gives it
- * back wherever it is on its way - not submitted yet, with the BlockBackend,
- * or parked after an I/O error.  What makes a request that hangs in the
- * storage cancellable is in block/blk-detach.c.
+ * A device with detach=on keeps a list of the requests that it holds for each
+ * virtqueue.  With cancel=on it also executes CANCEL: it finds the target by
+ * its tag, and gives it back wherever it is on its way - not submitted yet,
+ * with the BlockBackend, or parked after an I/O error.  What makes a request
+ * that hangs in the storage cancellable is in block/blk-detach.c; what a reset
+ * does with the list is in virtio-blk-reset.c.
  *
- * Hooks: virtio-blk.c (parse, submit, complete, free, reset, restart) and
- * virtio.c (features accepted without VIRTIO_F_VERSION_1).
+ * Hooks: virtio-blk.c (parse, submit, complete, free, restart) and virtio.c
+ * (features accepted without VIRTIO_F_VERSION_1).
  */
 
 #include "qemu/osdep.h"
@@ -19,48 +20,10 @@
 #include "qemu/iov.h"
 #include "qemu/lockable.h"
 #include "qemu/log.h"
-#include "block/aio-wait.h"
 #include "hw/virtio/virtio-blk.h"
 #include "hw/virtio/virtio-blk-cancel.h"
+#include "virtio-blk-cancel-core.h"
 #include "trace.h"
-
-/*
- * The requests of one virtqueue.
- *
- * Owned by the thread that serves the virtqueue, which is the virtqueue's
- * AioContext; no lock.  While the VM is stopped, and drained, that is the main
- * loop.  virtio_blk_cancel_foreign_kick() guards it.
- */
-typedef struct VirtIOBlkCancelQueue {
-    VirtIOBlock *dev;                   /* set once */
-
-    /*
-     * Every request that has been parsed and not been freed, oldest first,
-     * except CANCELs.  A list, because it has at most as many entries as the
-     * virtqueue (1024), and a target that hangs is found near its beginning.
-     */
-    QTAILQ_HEAD(, VirtIOBlockReq) inflight;
-
-    /* The AioContext of those that are with the BlockBackend, if any */
-    AioContext *ctx;
-
-    /* The request being taken back; NULL as soon as it is freed */
-    VirtIOBlockReq *target;
-
-    /* Reset: drop the elements of what is taken back */
-    bool dropping;
-
-    /* Parked requests on their way back to work; dev->rq_lock */
-    VirtIOBlockReq *restart;
-} VirtIOBlkCancelQueue;
-
-struct VirtIOBlkCancel {
-    /* Submits a list of requests again; set by the main loop before a BH */
-    QEMUBHFunc *resubmit;
-
-    /* One for each virtqueue */
-    VirtIOBlkCancelQueue queue[];
-};
 
 static VirtIOBlkCancelQueue *cancel_queue(VirtIOBlockReq *req)
 {
@@ -100,13 +63,6 @@ void virtio_blk_free_request(VirtIOBlockReq *req)
     g_free(req);
 }
 
-/* Forget a request whose virtqueue is about to be reset. */
-static void cancel_drop(VirtIOBlockReq *req)
-{
-    virtqueue_detach_element(req->vq, &req->elem, 0);
-    virtio_blk_free_request(req);
-}
-
 /*
  * Give a request back as cancelled.
  *
@@ -135,12 +91,19 @@ static bool cancel_was_canceled(VirtIOBlockReq *req)
 
 bool virtio_blk_cancel_finish(VirtIOBlockReq *req)
 {
+    BlockAIOCB *acb = req->acb;
+
     if (!cancel_was_canceled(req)) {
         return false;
     }
 
+    if (req->mr_next) {
+        /* The AIOCB was for both; the callback comes to that one next */
+        req->mr_next->acb = acb;
+    }
+
     if (cancel_queue(req)->dropping) {
-        cancel_drop(req);
+        virtio_blk_cancel_drop(req);
     } else {
         cancel_complete(req);
     }
@@ -262,11 +225,7 @@ static VirtIOBlockReq *cancel_find(VirtIOBlkCancelQueue *q, uint64_t tag)
     return NULL;
 }
 
-/*
- * Ask for @q->target, which is with the BlockBackend, to be given back.  The
- * callbacks of this and of other requests may run and free them.
- */
-static void cancel_submitted(VirtIOBlkCancelQueue *q)
+void virtio_blk_cancel_submitted(VirtIOBlkCancelQueue *q)
 {
     /* A request of another thread, which should not be, is left alone */
     if (q->ctx == qemu_get_current_aio_context()) {
@@ -278,7 +237,7 @@ static void cancel_submitted(VirtIOBlkCancelQueue *q)
 static const char *cancel_target(VirtIOBlkCancelQueue *q, MultiReqBuffer *mrb)
 {
     if (q->target->acb) {
-        cancel_submitted(q);
+        virtio_blk_cancel_submitted(q);
         if (!q->target) {
             return "given back";
         }
@@ -411,54 +370,6 @@ bool virtio_blk_cancel_foreign_kick(VirtIOBlock *s, VirtQueue *vq)
            qemu_get_current_aio_context();
 }
 
-/* Context: the AioContext of the virtqueue */
-static void cancel_drop_bh(void *opaque)
-{
-    VirtIOBlkCancelQueue *q = opaque;
-    VirtIOBlockReq *req, *next;
-    VirtIOBlockReq mark = {};
-
-    WITH_QEMU_LOCK_GUARD(&q->dev->rq_lock) {
-        req = g_steal_pointer(&q->restart);
-    }
-    for (; req; req = next) {
-        next = req->next;
-        cancel_drop(req);
-    }
-
-    /* The callbacks may free any request: a mark keeps the place in the list */
-    q->dropping = true;
-    QTAILQ_INSERT_HEAD(&q->inflight, &mark, inflight);
-    while ((req = QTAILQ_NEXT(&mark, inflight))) {
-        QTAILQ_REMOVE(&q->inflight, &mark, inflight);
-        QTAILQ_INSERT_AFTER(&q->inflight, req, &mark, inflight);
-        if (req->acb) {
-            q->target = req;
-            cancel_submitted(q);
-            q->target = NULL;
-        }
-    }
-    QTAILQ_REMOVE(&q->inflight, &mark, inflight);
-    q->dropping = false;
-}
-
-void virtio_blk_cancel_reset(VirtIOBlock *s)
-{
-    if (!s->cancel) {
-        return;
-    }
-
-    for (unsigned int i = 0; i < s->conf.num_queues; i++) {
-        VirtIOBlkCancelQueue *q = &s->cancel->queue[i];
-
-        if (!q->ctx || q->ctx == qemu_get_current_aio_context()) {
-            cancel_drop_bh(q);
-        } else {
-            aio_wait_bh_oneshot(q->ctx, cancel_drop_bh, q);
-        }
-    }
-}
-
 static int cancel_validate_features(VirtIODevice *vdev)
 {
     if (virtio_vdev_has_feature(vdev, VIRTIO_BLK_F_CANCEL) &&
@@ -531,11 +442,12 @@ void virtio_blk_cancel_class_init(VirtioDeviceClass *vdc)
 {
     vdc->validate_features = cancel_validate_features;
     vdc->post_load = cancel_post_load;
+    virtio_blk_cancel_reset_class_init(vdc);
 }
 
 void virtio_blk_cancel_legacy(VirtIOBlock *s, uint64_t *features)
 {
-    if (s->cancel) {
+    if (virtio_has_feature(s->host_features, VIRTIO_BLK_F_CANCEL)) {
         warn_report("virtio-blk: cancel=on has no effect, because the "
                     "transport offers only the legacy interface; see its "
                     "properties disable-modern, force-legacy or max_revision");
@@ -552,18 +464,24 @@ bool virtio_blk_cancel_realize(VirtIOBlock *s, Error **errp)
         .ctx_quota = BLK_DETACH_DEFAULT_CTX_QUOTA,
     };
 
-    if (!virtio_has_feature(s->host_features, VIRTIO_BLK_F_CANCEL)) {
+    bool cancel = virtio_has_feature(s->host_features, VIRTIO_BLK_F_CANCEL);
+
+    if (s->conf.detach == ON_OFF_AUTO_OFF && cancel) {
+        error_setg(errp, "cancel=on is not possible with detach=off");
+        error_append_hint(errp, "Use detach=on, or cancel=off.\n");
+        return false;
+    }
+    if (s->conf.detach == ON_OFF_AUTO_OFF ||
+        (s->conf.detach == ON_OFF_AUTO_AUTO && !cancel)) {
         return true;
     }
 
     if (!blk_set_detach(s->conf.conf.blk, &opts, errp)) {
-        error_prepend(errp, "cancel=on is not possible: ");
-        error_append_hint(errp, "Use cancel=off.\n");
+        error_prepend(errp, "%s=on is not possible: ",
+                      cancel ? "cancel" : "detach");
+        error_append_hint(errp, "Use cancel=off,detach=off.\n");
         return false;
     }
-
-    /* One of several requests that were merged could not be given back alone */
-    s->conf.request_merging = 0;
 
     s->cancel = g_malloc0(sizeof(*s->cancel) +
                           s->conf.num_queues * sizeof(s->cancel->queue[0]));
@@ -576,17 +494,19 @@ bool virtio_blk_cancel_realize(VirtIOBlock *s, Error **errp)
 
 void virtio_blk_cancel_unrealize(VirtIOBlock *s)
 {
-    VirtIOBlockReq *req;
-
     if (!s->cancel) {
         return;
     }
 
     /* Nothing is in flight; requests may be parked */
     virtio_blk_cancel_reset(s);
-    while ((req = s->rq)) {
-        s->rq = req->next;
-        cancel_drop(req);
+
+    if (s->vq_aio_context) {
+        /*
+         * A device that was served: virtio_blk_cancel_stop() has left the
+         * BlockBackend in the IOThread, which may end now.
+         */
+        blk_set_aio_context(s->conf.conf.blk, qemu_get_aio_context(), NULL);
     }
 
     blk_set_detach(s->conf.conf.blk, NULL, &error_abort);

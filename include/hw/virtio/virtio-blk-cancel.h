@@ -4,7 +4,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * The numbers on the wire, and what virtio-blk.c calls at the turning points
- * of a request's life.  Each call is a no-op for a device with cancel=off.
+ * of a request's life.  Each call is a no-op for a device with detach=off.
  *
  * Unless said otherwise a function that takes a request, or a virtqueue, is
  * called in the AioContext of that virtqueue and does not yield.
@@ -13,6 +13,7 @@
 #ifndef HW_VIRTIO_BLK_CANCEL_H
 #define HW_VIRTIO_BLK_CANCEL_H
 
+#include "qemu/host-utils.h"
 #include "qemu/units.h"
 #include "block/blk-detach.h"
 #include "hw/virtio/virtio-blk.h"
@@ -31,8 +32,8 @@ void virtio_blk_cancel_class_init(VirtioDeviceClass *vdc);
 /*
  * virtio_blk_cancel_realize:
  *
- * Switch detaching on if the device has cancel=on.  Undone by
- * virtio_blk_cancel_unrealize(), which a failing realize calls too.
+ * Switch detaching on if the device has detach=on, which cancel=on implies.
+ * Undone by virtio_blk_cancel_unrealize(), which a failing realize calls too.
  *
  * Context: main loop, BQL held, before the first request.
  * Returns: false with @errp set if that is not possible.
@@ -52,14 +53,47 @@ void virtio_blk_cancel_unrealize(VirtIOBlock *s);
 void virtio_blk_cancel_legacy(VirtIOBlock *s, uint64_t *features);
 
 /*
+ * virtio_blk_cancel_start:
+ *
+ * To be called before ioeventfd is started, while no virtqueue is served.
+ *
+ * Context: BQL held.
+ */
+void virtio_blk_cancel_start(VirtIOBlock *s);
+
+/*
+ * virtio_blk_cancel_stop:
+ *
+ * ioeventfd is being stopped, and no virtqueue is served any more.  While the
+ * VM runs that is part of a reset: take back all requests, parked ones too,
+ * and drop their elements.  What cannot be taken back is waited for.  The
+ * BlockBackend stays in its AioContext, because to move it is to drain it.
+ *
+ * Context: BQL held.
+ * Returns: false if nothing was done, because the device has detach=off or the
+ *          VM is being stopped; the caller must drain.
+ */
+bool virtio_blk_cancel_stop(VirtIOBlock *s);
+
+/*
  * virtio_blk_cancel_reset:
  *
- * Take back what is in flight on any virtqueue and drop its elements.  What
- * cannot be taken back is still in flight afterwards.
+ * The same when the device is reset: without ioeventfd, or while the VM is
+ * stopped, requests may still be there.
  *
- * Context: main loop or vCPU thread, BQL held.
+ * Context: BQL held.
+ * Returns: false if the device has detach=off; the caller must drain.
  */
-void virtio_blk_cancel_reset(VirtIOBlock *s);
+bool virtio_blk_cancel_reset(VirtIOBlock *s);
+
+/*
+ * virtio_blk_cancel_is_stopped:
+ *
+ * Context: BQL held.
+ * Returns: true if virtqueue @index was reset by itself and is not enabled; it
+ *          must not be served.
+ */
+bool virtio_blk_cancel_is_stopped(VirtIOBlock *s, unsigned int index);
 
 /*
  * virtio_blk_cancel_restart:
@@ -70,7 +104,7 @@ void virtio_blk_cancel_reset(VirtIOBlock *s);
  * its own AioContext, and so that a CANCEL finds them all the time.
  *
  * Context: main loop, BQL held.
- * Returns: false if nothing was done, because the device has cancel=off.
+ * Returns: false if nothing was done, because the device has detach=off.
  */
 bool virtio_blk_cancel_restart(VirtIOBlock *s, QEMUBHFunc *resubmit);
 
@@ -143,6 +177,32 @@ static inline size_t virtio_blk_cancel_parse(VirtIOBlockReq *req)
         return sizeof(req->out);
     }
     return virtio_blk_cancel_do_parse(req);
+}
+
+/*
+ * virtio_blk_cancel_merges:
+ *
+ * Returns: whether requests may be merged.  One of several that were could not
+ *          be given back alone, which only a CANCEL asks for.
+ */
+static inline bool virtio_blk_cancel_merges(VirtIOBlock *s)
+{
+    return s->conf.request_merging &&
+           !(s->cancel &&
+             virtio_vdev_has_feature(VIRTIO_DEVICE(s), VIRTIO_BLK_F_CANCEL));
+}
+
+/*
+ * virtio_blk_cancel_max_merge:
+ *
+ * Returns: how large requests may become by merging, in bytes; @max_transfer
+ *          or less.  What does not fit the budget could not be detached.
+ */
+static inline uint32_t virtio_blk_cancel_max_merge(VirtIOBlock *s,
+                                                   uint32_t max_transfer)
+{
+    return s->cancel ? MIN(max_transfer, pow2floor(s->conf.detach_budget)) :
+                       max_transfer;
 }
 
 /* Context: also in the main loop, for a request that is loaded. */

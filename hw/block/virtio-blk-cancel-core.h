@@ -1,0 +1,83 @@
+/*
+ * virtio-blk: the requests that a device holds
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Shared by virtio-blk-cancel.c, which takes back one request, and
+ * virtio-blk-reset.c, which takes back all.
+ */
+
+#ifndef HW_BLOCK_VIRTIO_BLK_CANCEL_CORE_H
+#define HW_BLOCK_VIRTIO_BLK_CANCEL_CORE_H
+
+#include "qemu/queue.h"
+#include "hw/virtio/virtio-blk.h"
+#include "hw/virtio/virtio-blk-cancel.h"
+
+/*
+ * The requests of one virtqueue.
+ *
+ * Owned by the thread that serves the virtqueue, which is the virtqueue's
+ * AioContext; no lock.  While the VM is stopped, and drained, that is the main
+ * loop.  virtio_blk_cancel_foreign_kick() guards it.
+ */
+typedef struct VirtIOBlkCancelQueue {
+    VirtIOBlock *dev;                   /* set once */
+
+    /*
+     * Every request that has been parsed and not been freed, oldest first,
+     * except CANCELs.  A list, because it has at most as many entries as the
+     * virtqueue (1024), and a target that hangs is found near its beginning.
+     */
+    QTAILQ_HEAD(, VirtIOBlockReq) inflight;
+
+    /* The AioContext of those that are with the BlockBackend; NULL: none */
+    AioContext *ctx;
+
+    /* The request being taken back; NULL as soon as it is freed */
+    VirtIOBlockReq *target;
+
+    /* Reset: drop the elements of what is taken back */
+    bool dropping;
+
+    /* How many requests the last reset could not take back */
+    unsigned int left;
+
+    /* Parked requests on their way back to work; dev->rq_lock */
+    VirtIOBlockReq *restart;
+
+    /* Reset by itself, and not enabled again: is not served; BQL */
+    bool stopped;
+} VirtIOBlkCancelQueue;
+
+struct VirtIOBlkCancel {
+    /* Submits a list of requests again; set by the main loop before a BH */
+    QEMUBHFunc *resubmit;
+
+    /* One for each virtqueue */
+    VirtIOBlkCancelQueue queue[];
+};
+
+/*
+ * virtio_blk_cancel_submitted:
+ *
+ * Ask for @q->target, which is with the BlockBackend, to be given back.  The
+ * callbacks of this and of other requests may run and free them; @q->target is
+ * NULL then if it was this one.
+ *
+ * Context: the AioContext of the virtqueue.
+ */
+void virtio_blk_cancel_submitted(VirtIOBlkCancelQueue *q);
+
+/*
+ * virtio_blk_cancel_drop:
+ *
+ * Free a request of which the guest will hear nothing more.
+ *
+ * Context: the AioContext of the virtqueue.
+ */
+void virtio_blk_cancel_drop(VirtIOBlockReq *req);
+
+void virtio_blk_cancel_reset_class_init(VirtioDeviceClass *vdc);
+
+#endif /* HW_BLOCK_VIRTIO_BLK_CANCEL_CORE_H */

@@ -1,0 +1,260 @@
+/*
+ * virtio-blk: resets that do not wait for the storage
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * A device with detach=on that is reset, as a whole or one virtqueue of it,
+ * takes its requests back and drops them instead of draining the BlockBackend.
+ * What the storage still does is fenced like a cancelled request, and whoever
+ * drains later waits for it.
+ *
+ * Before a reset the transport stops ioeventfd, which a stop of the VM does as
+ * well; that still drains.
+ *
+ * Hooks: virtio-blk.c (ioeventfd started and stopped, device reset, end of a
+ * drained section); the class's queue_reset and queue_enable.
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/error-report.h"
+#include "qemu/iov.h"
+#include "qemu/lockable.h"
+#include "block/aio-wait.h"
+#include "hw/virtio/virtio-blk.h"
+#include "hw/virtio/virtio-blk-cancel.h"
+#include "virtio-blk-cancel-core.h"
+#include "trace.h"
+
+/* A reset that took less is not worth a warning; it also limits their rate. */
+#define WARN_NS (100 * SCALE_MS)
+
+static VirtQueue *cancel_vq(VirtIOBlkCancelQueue *q)
+{
+    return virtio_get_queue(VIRTIO_DEVICE(q->dev), q - q->dev->cancel->queue);
+}
+
+void virtio_blk_cancel_drop(VirtIOBlockReq *req)
+{
+    /* Unmap what was mapped.  What was never parsed is as it was. */
+    if (QTAILQ_IN_USE(req, inflight)) {
+        iov_discard_undo(&req->inhdr_undo);
+        iov_discard_undo(&req->outhdr_undo);
+    }
+    virtqueue_detach_element(req->vq, &req->elem, 0);
+    virtio_blk_free_request(req);
+}
+
+/*
+ * Take back what is with the BlockBackend.  The callbacks may free any
+ * request: a mark keeps the place in the list.
+ *
+ * Returns: how many requests could not be taken back
+ */
+static unsigned int cancel_drop_submitted(VirtIOBlkCancelQueue *q)
+{
+    VirtIOBlockReq *req, mark = {};
+    unsigned int left = 0;
+
+    q->dropping = true;
+    QTAILQ_INSERT_HEAD(&q->inflight, &mark, inflight);
+    while ((req = QTAILQ_NEXT(&mark, inflight))) {
+        QTAILQ_REMOVE(&q->inflight, &mark, inflight);
+        QTAILQ_INSERT_AFTER(&q->inflight, req, &mark, inflight);
+        if (req->acb) {
+            q->target = req;
+            virtio_blk_cancel_submitted(q);
+            if (q->target && req->acb) {
+                left++;
+            }
+            q->target = NULL;
+        }
+    }
+    QTAILQ_REMOVE(&q->inflight, &mark, inflight);
+    q->dropping = false;
+    return left;
+}
+
+/* Returns: the parked requests of @q, off their lists, linked by ->next */
+static VirtIOBlockReq *cancel_steal_parked(VirtIOBlkCancelQueue *q)
+{
+    VirtIOBlock *s = q->dev;
+    VirtQueue *vq = cancel_vq(q);
+    VirtIOBlockReq **link = &s->rq;
+    VirtIOBlockReq *req, *parked;
+
+    QEMU_LOCK_GUARD(&s->rq_lock);
+
+    parked = g_steal_pointer(&q->restart);
+    while ((req = *link)) {
+        if (req->vq == vq) {
+            *link = req->next;
+            req->next = parked;
+            parked = req;
+        } else {
+            link = &req->next;
+        }
+    }
+    return parked;
+}
+
+/* Context: the AioContext of the virtqueue, which is not served any more */
+static void cancel_drop_bh(void *opaque)
+{
+    VirtIOBlkCancelQueue *q = opaque;
+    VirtIOBlockReq *req, *next;
+
+    q->left = cancel_drop_submitted(q);
+    trace_virtio_blk_cancel_drop(VIRTIO_DEVICE(q->dev),
+                                 q - q->dev->cancel->queue, q->left);
+    if (!q->left) {
+        q->ctx = NULL;
+    }
+
+    /* Afterwards, because a result that was pending may have been an error */
+    for (req = cancel_steal_parked(q); req; req = next) {
+        next = req->next;
+        virtio_blk_cancel_drop(req);
+    }
+}
+
+/* Run @fn for @q in @ctx, or here if nothing is bound to another thread. */
+static void cancel_run(AioContext *ctx, QEMUBHFunc *fn, VirtIOBlkCancelQueue *q)
+{
+    if (!ctx || ctx == qemu_get_current_aio_context()) {
+        fn(q);
+    } else {
+        aio_wait_bh_oneshot(ctx, fn, q);
+    }
+}
+
+/* Wait for the @left requests that could not be taken back, if any. */
+static void cancel_drain_left(VirtIOBlock *s, unsigned int left)
+{
+    int64_t ns;
+
+    if (!left) {
+        return;
+    }
+
+    trace_virtio_blk_cancel_drain(VIRTIO_DEVICE(s), left);
+    ns = get_clock();
+    blk_drain(s->blk);
+    ns = get_clock() - ns;
+    trace_virtio_blk_cancel_drained(VIRTIO_DEVICE(s), left, ns);
+
+    if (ns >= WARN_NS) {
+        g_autofree char *path = object_get_canonical_path(OBJECT(s));
+
+        warn_report("virtio-blk: the reset of %s had to wait %" PRId64 " ms "
+                    "for %u requests that cannot be detached",
+                    path, ns / SCALE_MS, left);
+    }
+}
+
+bool virtio_blk_cancel_stop(VirtIOBlock *s)
+{
+    unsigned int left = 0;
+
+    if (!s->cancel || !VIRTIO_DEVICE(s)->vm_running) {
+        return false;
+    }
+
+    for (unsigned int i = 0; i < s->conf.num_queues; i++) {
+        VirtIOBlkCancelQueue *q = &s->cancel->queue[i];
+
+        cancel_run(s->vq_aio_context[i], cancel_drop_bh, q);
+        left += q->left;
+    }
+    cancel_drain_left(s, left);
+    return true;
+}
+
+bool virtio_blk_cancel_reset(VirtIOBlock *s)
+{
+    unsigned int left = 0;
+
+    if (!s->cancel) {
+        return false;
+    }
+
+    for (unsigned int i = 0; i < s->conf.num_queues; i++) {
+        VirtIOBlkCancelQueue *q = &s->cancel->queue[i];
+
+        cancel_run(q->ctx, cancel_drop_bh, q);
+        left += q->left;
+        q->stopped = false;
+    }
+    cancel_drain_left(s, left);
+    return true;
+}
+
+void virtio_blk_cancel_start(VirtIOBlock *s)
+{
+    /*
+     * After a start that failed the main loop serves the virtqueues.  If the
+     * BlockBackend is in its IOThread already, which no stop has changed, then
+     * nothing else waits for the main loop's requests.
+     */
+    if (s->cancel && s->ioeventfd_disabled) {
+        blk_drain(s->blk);
+    }
+}
+
+bool virtio_blk_cancel_is_stopped(VirtIOBlock *s, unsigned int index)
+{
+    return s->cancel && s->cancel->queue[index].stopped;
+}
+
+/* Context: the AioContext of the virtqueue */
+static void cancel_stop_queue_bh(void *opaque)
+{
+    VirtIOBlkCancelQueue *q = opaque;
+
+    virtio_queue_aio_detach_host_notifier(cancel_vq(q),
+                                          qemu_get_current_aio_context());
+    cancel_drop_bh(q);
+}
+
+/* Context: BQL held; the caller resets the virtqueue itself */
+static void cancel_queue_reset(VirtIODevice *vdev, uint32_t index)
+{
+    VirtIOBlock *s = VIRTIO_BLK(vdev);
+    VirtIOBlkCancelQueue *q;
+
+    if (!s->cancel || index >= s->conf.num_queues) {
+        return;
+    }
+    q = &s->cancel->queue[index];
+
+    /* First, because a drained section may end while this waits */
+    q->stopped = true;
+    if (s->ioeventfd_started) {
+        cancel_run(s->vq_aio_context[index], cancel_stop_queue_bh, q);
+    } else {
+        cancel_run(q->ctx, cancel_drop_bh, q);
+    }
+    cancel_drain_left(s, q->left);
+}
+
+/* Context: BQL held; the virtqueue is ready */
+static void cancel_queue_enable(VirtIODevice *vdev, uint32_t index)
+{
+    VirtIOBlock *s = VIRTIO_BLK(vdev);
+
+    if (index >= s->conf.num_queues ||
+        !virtio_blk_cancel_is_stopped(s, index)) {
+        return;
+    }
+
+    s->cancel->queue[index].stopped = false;
+    if (s->ioeventfd_started && !blk_in_drain(s->blk)) {
+        virtio_queue_aio_attach_host_notifier(virtio_get_queue(vdev, index),
+                                              s->vq_aio_context[index]);
+    }
+}
+
+void virtio_blk_cancel_reset_class_init(VirtioDeviceClass *vdc)
+{
+    vdc->queue_reset = cancel_queue_reset;
+    vdc->queue_enable = cancel_queue_enable;
+}
