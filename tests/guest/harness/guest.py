@@ -344,6 +344,10 @@ class Guest:
         text = self.trace_log.read_text("utf-8", "replace")
         return re.findall(pattern, text, re.MULTILINE)
 
+    def trace(self, event):
+        """Switch a trace event on; a pattern switches several."""
+        self.qmp.command("trace-event-set-state", name=event, enable=True)
+
     def wait_for_trace(self, pattern, count, timeout=60):
         """Wait until a pattern was traced more than count times."""
         process.wait_until(lambda: len(self.traces(pattern)) > count,

@@ -23,7 +23,7 @@ class QMP:
         self._input.readline()              # the greeting
         self.command("qmp_capabilities")
 
-    def command(self, name, **arguments):
+    def command(self, name, /, **arguments):
         """Execute a command and return what it returns."""
         message = {"execute": name, "arguments": arguments}
         with self._lock:
