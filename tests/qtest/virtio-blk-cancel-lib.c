@@ -10,7 +10,10 @@
 #include "qemu/osdep.h"
 #include <sys/wait.h>
 #include <sys/prctl.h>
+#include "qemu/atomic.h"
 #include "qemu/bswap.h"
+#include "standard-headers/linux/pci_regs.h"
+#include "standard-headers/linux/virtio_pci.h"
 #include "libqos/malloc-pc.h"
 #include "libqos/pci-pc.h"
 #include "qobject/qdict.h"
@@ -372,6 +375,9 @@ void vbc_hold(Vbc *v)
 {
     int wstatus;
 
+    if (qatomic_xchg(&v->held, true)) {
+        return;
+    }
     kill(v->server, SIGSTOP);
     g_assert_cmpint(waitpid(v->server, &wstatus, WUNTRACED), ==, v->server);
     g_assert_true(WIFSTOPPED(wstatus));
@@ -379,6 +385,7 @@ void vbc_hold(Vbc *v)
 
 void vbc_release(Vbc *v)
 {
+    qatomic_set(&v->held, false);
     kill(v->server, SIGCONT);
 }
 
@@ -395,6 +402,64 @@ static void *releaser(void *opaque)
 void vbc_release_soon(Vbc *v)
 {
     v->releaser = g_thread_new("releaser", releaser, v);
+}
+
+static void *watcher(void *opaque)
+{
+    Vbc *v = opaque;
+    gint64 end = g_get_monotonic_time() + VBC_PATIENCE_US;
+
+    g_mutex_lock(&v->watch_lock);
+    while (v->watching && !v->waited) {
+        if (!g_cond_wait_until(&v->watch_over, &v->watch_lock, end)) {
+            v->waited = true;
+            if (v->server) {
+                vbc_release(v);
+            } else {
+                kill(qtest_pid(v->qts), SIGKILL);
+            }
+        }
+    }
+    g_mutex_unlock(&v->watch_lock);
+    return NULL;
+}
+
+void vbc_watch_begin(Vbc *v)
+{
+    v->watching = true;
+    v->watch = g_thread_new("watch", watcher, v);
+}
+
+void vbc_watch_end(Vbc *v)
+{
+    g_mutex_lock(&v->watch_lock);
+    v->watching = false;
+    g_cond_signal(&v->watch_over);
+    g_mutex_unlock(&v->watch_lock);
+    g_thread_join(g_steal_pointer(&v->watch));
+    g_assert_false(v->waited);
+}
+
+bool vbc_hang_canceled(Vbc *v, unsigned int i)
+{
+    return has_cancel(v) && i % 3 == 2;
+}
+
+void vbc_hang_some(Vbc *v, VbcReq *r)
+{
+    vbc_hold(v);
+    for (unsigned int i = 0; i < VBC_HANGING; i++) {
+        r[i] = (VbcReq) {
+            .type = i % 2 ? VIRTIO_BLK_T_OUT : VIRTIO_BLK_T_IN, .tag = i,
+            .sector = 64 + i % 24 * 4, .len = 4096, .fill = 1,
+            .queue = i % v->num_queues,
+        };
+        vbc_send(v, &r[i]);
+        if (vbc_hang_canceled(v, i)) {
+            vbc_cancel_req(v, &r[i]);
+            vbc_reuse(v, &r[i]);
+        }
+    }
 }
 
 static void qemu_io(Vbc *v, const char *command, const char *a, const char *b)
@@ -452,7 +517,8 @@ void vbc_start_device(Vbc *v)
     uint64_t wanted = VBC_F(VIRTIO_F_VERSION_1) | VBC_F(VIRTIO_F_RING_PACKED) |
                       VBC_F(VIRTIO_BLK_F_FLUSH) | VBC_F(VIRTIO_BLK_F_MQ) |
                       VBC_F(VIRTIO_BLK_F_DISCARD) |
-                      VBC_F(VIRTIO_BLK_F_WRITE_ZEROES);
+                      VBC_F(VIRTIO_BLK_F_WRITE_ZEROES) |
+                      VBC_F(VIRTIO_F_RING_RESET) | v->opts.features;
     uint64_t features;
 
     if (v->opts.ring & VBC_INDIRECT) {
@@ -485,15 +551,74 @@ static void free_queues(Vbc *v)
     }
 }
 
+/* The old ring stays where it is, in case the device looks at it */
+static void forget_queue(Vbc *v, unsigned int index)
+{
+    if (v->queue[index].vq) {
+        g_free(container_of(v->queue[index].vq, QVirtQueuePCI, vq));
+        v->queue[index].vq = NULL;
+    }
+}
+
+static void forget_queues(Vbc *v)
+{
+    for (unsigned int i = 0; i < VBC_MAX_QUEUES; i++) {
+        forget_queue(v, i);
+    }
+}
+
 void vbc_restart_device(Vbc *v)
 {
-    /* The old rings stay where they are, in case the device looks at them */
     qvirtio_reset(v->dev);
     v->dev->features_negotiated = false;
-    for (unsigned int i = 0; i < v->num_queues; i++) {
-        g_free(container_of(v->queue[i].vq, QVirtQueuePCI, vq));
-        v->queue[i].vq = NULL;
+    forget_queues(v);
+    vbc_start_device(v);
+}
+
+void vbc_reset_queue(Vbc *v, unsigned int index)
+{
+    uint64_t cfg = v->pci->common_cfg_offset;
+
+    v->dev->bus->queue_select(v->dev, index);
+    qpci_io_writew(v->pci->pdev, v->pci->bar,
+                   cfg + VIRTIO_PCI_COMMON_Q_RESET, 1);
+    g_assert_cmpint(qpci_io_readw(v->pci->pdev, v->pci->bar,
+                                  cfg + VIRTIO_PCI_COMMON_Q_RESET), ==, 0);
+    g_assert_cmpint(qpci_io_readw(v->pci->pdev, v->pci->bar,
+                                  cfg + VIRTIO_PCI_COMMON_Q_ENABLE), ==, 0);
+    forget_queue(v, index);
+}
+
+static void open_port(Vbc *v)
+{
+    QPCIDevice *port = qpci_device_find(v->bus, QPCI_DEVFN(VBC_SLOT, 0));
+
+    g_assert_nonnull(port);
+    qpci_config_writel(port, PCI_PRIMARY_BUS, 0x00010100);
+    qpci_config_writel(port, PCI_MEMORY_BASE, 0xeff0e000);
+    qpci_config_writew(port, PCI_COMMAND,
+                       PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+    g_free(port);
+}
+
+void vbc_find_device(Vbc *v)
+{
+    QPCIAddress addr = {
+        .devfn = v->opts.port ? VBC_BEHIND_PORT : QPCI_DEVFN(VBC_SLOT, 0),
+    };
+
+    if (v->pci) {
+        forget_queues(v);
+        g_free(v->pci->pdev);
+        g_free(v->pci);
     }
+    if (v->opts.port) {
+        open_port(v);
+    }
+    v->pci = virtio_pci_new(v->bus, &addr);
+    g_assert_nonnull(v->pci);
+    v->dev = &v->pci->vdev;
+    qvirtio_pci_device_enable(v->pci);
     vbc_start_device(v);
 }
 
@@ -533,8 +658,12 @@ static char *device_json(Vbc *v)
     GString *s = g_string_new("{'driver': 'virtio-blk-pci', 'id': 'vblk',"
                               " 'drive': 'drv', 'serial': 'cancel-me'");
 
-    g_string_append_printf(s, ", 'addr': '%x.0', 'num-queues': %u", VBC_SLOT,
-                           v->num_queues);
+    if (v->opts.port) {
+        g_string_append(s, ", 'bus': 'root-port'");
+    } else {
+        g_string_append_printf(s, ", 'addr': '%x.0'", VBC_SLOT);
+    }
+    g_string_append_printf(s, ", 'num-queues': %u", v->num_queues);
     if (!v->opts.stock) {
         g_string_append(s, ", 'cancel': true");
     }
@@ -580,7 +709,6 @@ Vbc *vbc_start(const VbcOptions *opts)
     g_autofree char *drive = NULL;
     g_autofree char *device = NULL;
     g_autoptr(GString) threads = g_string_new("");
-    QPCIAddress addr = { .devfn = QPCI_DEVFN(VBC_SLOT, 0) };
     Vbc *v;
 
     if (opts->server && !binary) {
@@ -600,20 +728,20 @@ Vbc *vbc_start(const VbcOptions *opts)
     }
     drive = drive_options(v);
     device = device_json(v);
-    v->qts = qtest_initf("-machine pc -nodefaults %s %s "
+    if (opts->port) {
+        g_string_append_printf(threads, "-device pcie-root-port,id=root-port,"
+                               "addr=%x.0 ", VBC_SLOT);
+    }
+    v->qts = qtest_initf("-machine %s -nodefaults %s %s "
                          "-drive if=none,id=drv,format=raw,discard=unmap,%s "
-                         "-device '%s'", threads->str, opts->args ?: "", drive,
-                         device);
+                         "-device '%s'", opts->port ? "q35" : "pc",
+                         threads->str, opts->args ?: "", drive, device);
     qtest_add_abrt_handler(kill_all, v);
 
     pc_alloc_init(&v->alloc, v->qts, ALLOC_NO_FLAGS);
     v->bus = qpci_new_pc(v->qts, &v->alloc);
     if (!opts->no_start) {
-        v->pci = virtio_pci_new(v->bus, &addr);
-        g_assert_nonnull(v->pci);
-        v->dev = &v->pci->vdev;
-        qvirtio_pci_device_enable(v->pci);
-        vbc_start_device(v);
+        vbc_find_device(v);
     }
     return v;
 }

@@ -42,6 +42,8 @@
 #define VBC_NO_STATUS           0xff    /* in the status byte until used */
 #define VBC_PATIENCE_US         (30 * G_USEC_PER_SEC)
 #define VBC_SLOT                4       /* of the PCI bus */
+#define VBC_BEHIND_PORT         0x100   /* bus 1, slot 0, function 0 */
+#define VBC_HANGING             32      /* requests of vbc_hang_some() */
 
 /* Contents; vbc_pattern() */
 #define VBC_ZEROES              (-1)    /* nothing but zeroes */
@@ -60,6 +62,8 @@ typedef struct VbcOptions {
     bool stock;                 /* the device has no cancel=on */
     bool decline;               /* the driver does not accept the feature */
     bool no_start;              /* leave the device alone after finding it */
+    bool port;                  /* behind a PCIe root port; machine q35 */
+    uint64_t features;          /* that the driver accepts besides */
     const char *device;         /* more of the device's JSON, or NULL */
     const char *drive;          /* more of -drive's options, or NULL */
     const char *args;           /* more arguments, or NULL */
@@ -143,7 +147,15 @@ typedef struct Vbc {
     char *image;
     char *socket;               /* of the storage daemon, or NULL */
     pid_t server;               /* the storage daemon, or 0 */
+    bool held;                  /* it is stopped; atomic */
     GThread *releaser;          /* vbc_release_soon() */
+
+    /* vbc_watch_begin() */
+    GThread *watch;
+    GMutex watch_lock;
+    GCond watch_over;
+    bool watching;              /* watch_lock */
+    bool waited;                /* watch_lock */
 } Vbc;
 
 /*
@@ -166,6 +178,15 @@ void vbc_start_device(Vbc *v);
 
 /* Reset the device and start it again.  What was outstanding is forgotten. */
 void vbc_restart_device(Vbc *v);
+
+/*
+ * The device was reset from outside, with its PCI configuration: find and start
+ * it again.  What was outstanding is forgotten.
+ */
+void vbc_find_device(Vbc *v);
+
+/* Reset one virtqueue; vbc_ring_setup() enables it again. */
+void vbc_reset_queue(Vbc *v, unsigned int index);
 
 /* Add @r to the ring; the device may see it from vbc_publish() on. */
 void vbc_add(Vbc *v, VbcReq *r);
@@ -240,6 +261,23 @@ void vbc_release(Vbc *v);
 void vbc_release_soon(Vbc *v);
 
 /*
+ * What comes between these must not wait for the storage, which hangs: if it
+ * does, the storage is let go after VBC_PATIENCE_US, and the test fails.
+ */
+void vbc_watch_begin(Vbc *v);
+void vbc_watch_end(Vbc *v);
+
+/*
+ * Hold the storage and send VBC_HANGING requests, @r, on all queues; their
+ * sectors are 64 to 163.  If the driver can, a third of them is cancelled, and
+ * their buffers used for something else.
+ */
+void vbc_hang_some(Vbc *v, VbcReq *r);
+
+/* Whether vbc_hang_some() has cancelled the @i-th. */
+bool vbc_hang_canceled(Vbc *v, unsigned int i);
+
+/*
  * One operation hangs: the next one that reaches @event (see BlkdebugEvent).
  * Not with the options "server" or "iothreads".
  */
@@ -271,9 +309,10 @@ void vbc_pattern(uint8_t *buf, size_t len, uint64_t offset, int fill);
 void vbc_add_test(const char *path, unsigned int setups,
                   void (*fn)(const void *opts));
 
-/* virtio-blk-cancel-{wire,late,stop}.c */
+/* virtio-blk-cancel-{wire,late,stop,reset}.c */
 void vbc_add_wire_tests(void);
 void vbc_add_late_tests(void);
 void vbc_add_stop_tests(void);
+void vbc_add_reset_tests(void);
 
 #endif

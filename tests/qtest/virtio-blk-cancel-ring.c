@@ -196,7 +196,9 @@ static void reap_queue(Vbc *v, VbcQueue *q)
 void vbc_reap(Vbc *v)
 {
     for (unsigned int i = 0; i < v->num_queues; i++) {
-        reap_queue(v, &v->queue[i]);
+        if (v->queue[i].vq) {
+            reap_queue(v, &v->queue[i]);
+        }
     }
 }
 

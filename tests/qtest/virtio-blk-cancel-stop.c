@@ -1,5 +1,5 @@
 /*
- * Tests of virtio-blk's CANCEL request: stopped, reset, unplugged, migrated
+ * Tests of virtio-blk's CANCEL request: stopped, unplugged, migrated
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
@@ -210,6 +210,35 @@ static void test_parked_race(const void *opts)
     vbc_stop(v);
 }
 
+/* Two virtqueues have something parked; one of them is reset */
+static void test_parked_queue_reset(const void *base)
+{
+    VbcOptions opts = *(const VbcOptions *)base;
+    VbcReq keep = parks[0].req, drop = parks[1].req;
+    Vbc *v;
+
+    opts.queues = MAX(opts.queues, 2);
+    v = start_parking(&opts, true);
+    keep.queue = 1;
+    vbc_send(v, &keep);
+    vbc_send(v, &drop);
+    qtest_qmp_eventwait(v->qts, "STOP");
+    wait_running(v, false);
+    vbc_reset_queue(v, 0);
+    vbc_reuse(v, &drop);
+    vbc_ring_setup(v, 0);
+    cont_until_used(v, &keep);
+    g_assert_cmpint(keep.status, ==, VIRTIO_BLK_S_OK);
+    vbc_check_data(v, &keep, VBC_OLD);
+    quiesce(v);
+    vbc_check_reused(v, &drop);
+    vbc_check_disk(v, drop.sector, drop.len, VBC_OLD);
+    v->q = 0;
+    vbc_write(v, drop.sector, drop.len, 3);
+    vbc_check_read(v, drop.sector, drop.len, 3);
+    vbc_stop(v);
+}
+
 static void test_parked_reset(const void *opts)
 {
     Vbc *v = start_parking(opts, true);
@@ -232,29 +261,9 @@ static void test_parked_reset(const void *opts)
 }
 
 /*
- * Drain, reset and unplug while the storage hangs.  They wait for it, so it is
- * let go meanwhile.
+ * Drain and unplug while the storage hangs.  They wait for it, so it is let go
+ * meanwhile.
  */
-
-#define HANGING         32
-
-/* A third is cancelled; some of those that come later wait at the fence */
-static void hang_some(Vbc *v, VbcReq *r)
-{
-    vbc_hold(v);
-    for (unsigned int i = 0; i < HANGING; i++) {
-        r[i] = (VbcReq) {
-            .type = i % 2 ? VIRTIO_BLK_T_OUT : VIRTIO_BLK_T_IN, .tag = i,
-            .sector = 64 + i % 24 * 4, .len = 4096, .fill = 1,
-            .queue = i % v->num_queues,
-        };
-        vbc_send(v, &r[i]);
-        if (i % 3 == 2) {
-            vbc_cancel_req(v, &r[i]);
-            vbc_reuse(v, &r[i]);
-        }
-    }
-}
 
 static void stop_machine(Vbc *v)
 {
@@ -272,17 +281,17 @@ static void drain_drive(Vbc *v)
 static void check_drained(const void *opts, void (*drain)(Vbc *v))
 {
     Vbc *v = start(opts, true, NULL, NULL);
-    VbcReq r[HANGING];
+    VbcReq r[VBC_HANGING];
 
     if (!v) {
         return;
     }
     for (unsigned int round = 0; round < 2; round++) {
-        hang_some(v, r);
+        vbc_hang_some(v, r);
         vbc_release_soon(v);
         drain(v);
-        for (unsigned int i = 0; i < HANGING; i++) {
-            if (i % 3 == 2) {
+        for (unsigned int i = 0; i < VBC_HANGING; i++) {
+            if (vbc_hang_canceled(v, i)) {
                 vbc_check_reused(v, &r[i]);
             } else {
                 vbc_expect(v, &r[i], VIRTIO_BLK_S_OK);
@@ -305,59 +314,18 @@ static void test_drain(const void *opts)
     check_drained(opts, drain_drive);
 }
 
-static void check_reset(const void *opts, const char *device)
-{
-    Vbc *v = start(opts, true, device, NULL);
-    VbcReq r[HANGING];
-
-    if (!v) {
-        return;
-    }
-    for (unsigned int round = 0; round < 2; round++) {
-        hang_some(v, r);
-        vbc_release_soon(v);
-        vbc_restart_device(v);
-        for (unsigned int i = 0; i < HANGING; i++) {
-            vbc_reuse(v, &r[i]);
-        }
-        for (unsigned int i = 0; i < v->num_queues; i++) {
-            vbc_cancel(v, i, 1, VIRTIO_BLK_S_OK);
-        }
-        vbc_write(v, 64, 8192, 2 + round);
-        g_thread_join(g_steal_pointer(&v->releaser));
-        vbc_settle(v);
-        for (unsigned int i = 0; i < HANGING; i++) {
-            vbc_check_reused(v, &r[i]);
-        }
-        vbc_check_disk(v, 64, 8192, 2 + round);
-        vbc_check_read(v, 64, 8192, 2 + round);
-    }
-    vbc_stop(v);
-}
-
-static void test_reset(const void *opts)
-{
-    check_reset(opts, NULL);
-}
-
-/* Most of them have not got beyond waiting for the budget */
-static void test_reset_waiting(const void *opts)
-{
-    check_reset(opts, "'detach-budget': 16384");
-}
-
 static void test_unplug(const void *opts)
 {
     Vbc *v = start(opts, true, NULL, NULL);
-    VbcReq r[HANGING];
+    VbcReq r[VBC_HANGING];
 
     if (!v) {
         return;
     }
-    hang_some(v, r);
+    vbc_hang_some(v, r);
     vbc_release_soon(v);
     qpci_unplug_acpi_device_test(v->qts, "vblk", VBC_SLOT);
-    for (unsigned int i = 2; i < HANGING; i += 3) {
+    for (unsigned int i = 2; i < VBC_HANGING; i += 3) {
         vbc_check_reused(v, &r[i]);
     }
     vbc_abandon(v);
@@ -479,10 +447,9 @@ void vbc_add_stop_tests(void)
     vbc_add_test("parked/cancelled", VBC_SETUP_ALL, test_parked_cancelled);
     vbc_add_test("parked/race", loops, test_parked_race);
     vbc_add_test("parked/reset", loops, test_parked_reset);
+    vbc_add_test("parked/queue-reset", loops, test_parked_queue_reset);
     vbc_add_test("stop/detached", VBC_SETUP_ALL, test_stop);
     vbc_add_test("drain/detached", loops, test_drain);
-    vbc_add_test("reset/detached", VBC_SETUP_ALL, test_reset);
-    vbc_add_test("reset/waiting", loops, test_reset_waiting);
     vbc_add_test("unplug/detached", loops, test_unplug);
     vbc_add_test("migrated/resumed", rings, test_migrated_resumed);
     vbc_add_test("migrated/cancelled", VBC_SETUP_PLAIN,

@@ -554,5 +554,6 @@ int main(int argc, char **argv)
                  test_budget);
     vbc_add_late_tests();
     vbc_add_stop_tests();
+    vbc_add_reset_tests();
     return g_test_run();
 }

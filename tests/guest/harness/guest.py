@@ -191,6 +191,7 @@ class Guest:
         self._calls = {}                    # under _lock
         self._next_id = 1                   # under _lock
         self._gone = False                  # under _lock
+        self._boots = 1
         self._lock = threading.Lock()
         self._names = {}                    # the guest's names of its disks
         self._cleanup = contextlib.ExitStack()
@@ -236,7 +237,10 @@ class Guest:
         process.wait_until(attempt, "QEMU's agent socket")
 
     def _command(self, build, disks, agent, monitors, traces):
+        # Strict: the firmware leaves the disks alone, and so does not wait
+        # for one that hangs when the guest boots again.
         args = [build.qemu, "-accel", "tcg", "-M", "q35", "-smp", "2",
+                "-boot", "strict=on",
                 "-m", "512", "-nodefaults", "-no-user-config", "-no-reboot",
                 "-display", "none", "-kernel", build.kernel,
                 "-initrd", build.initramfs, "-append", KERNEL_ARGS,
@@ -276,6 +280,16 @@ class Guest:
         """Wait for the agent to answer."""
         self._ready.wait_for(lambda: self._ready.lines, timeout, "boot")
         return self
+
+    def allow_reboot(self):
+        """Let resets boot the guest again; otherwise they end QEMU."""
+        self.qmp.command("set-action", reboot="reset")
+
+    def wait_rebooted(self, timeout=180):
+        """Wait for the agent to answer after another boot."""
+        self._boots += 1
+        self._ready.wait_for(lambda: len(self._ready.lines) >= self._boots,
+                             timeout, "reboot")
 
     def start(self, command):
         """Run a shell command in the guest, in the background."""
