@@ -70,12 +70,12 @@ void virtio_blk_free_request(VirtIOBlockReq *req)
  * the status is the last byte, and only what the used length covers is marked
  * dirty for migration.
  *
- * The accounting cookie is freed with the request.  block_acct_start() has
- * only filled it in, so nothing is left behind; and there is no counter that a
- * cancelled request belongs to.
+ * The accounting cookie is freed with the request; block_acct_start() has only
+ * filled it in, so nothing is left behind.
  */
 static void cancel_complete(VirtIOBlockReq *req)
 {
+    block_acct_canceled(blk_get_stats(req->dev->blk));
     virtio_blk_req_complete(req, VIRTIO_BLK_S_CANCELED);
     virtio_blk_free_request(req);
 }
@@ -112,7 +112,11 @@ bool virtio_blk_cancel_finish(VirtIOBlockReq *req)
 
 uint8_t virtio_blk_cancel_status(VirtIOBlockReq *req, uint8_t status)
 {
-    return cancel_was_canceled(req) ? VIRTIO_BLK_S_CANCELED : status;
+    if (!cancel_was_canceled(req)) {
+        return status;
+    }
+    block_acct_canceled(blk_get_stats(req->dev->blk));
+    return VIRTIO_BLK_S_CANCELED;
 }
 
 void virtio_blk_cancel_park(VirtIOBlockReq *req)

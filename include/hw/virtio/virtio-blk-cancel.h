@@ -136,7 +136,7 @@ bool virtio_blk_cancel_handle(VirtIOBlockReq *req, MultiReqBuffer *mrb,
  *
  * For a completion callback that was passed an error: if the request was taken
  * back, complete and free it.  It is not an I/O error, and is accounted
- * neither as failed nor as done.
+ * neither as failed nor as done, but as cancelled.
  *
  * Returns: false if the error is the storage's.
  */
