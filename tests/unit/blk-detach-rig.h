@@ -285,5 +285,6 @@ void add_budget_tests(void);
 void add_drain_tests(void);
 void add_throttle_tests(void);
 void add_load_tests(void);
+void add_zoned_tests(void);
 
 #endif /* TESTS_UNIT_BLK_DETACH_RIG_H */

@@ -514,11 +514,6 @@ static void test_never_detached(const RigVariant *v)
     do_test_not_detachable(rig_new(v->mode, NULL), v->op);
 }
 
-static void test_zoned(const RigVariant *v)
-{
-    do_test_not_detachable(rig_new_zoned(v->mode), v->op);
-}
-
 /* Without blk_set_detach(), requests are what they were. */
 static void test_off(const RigVariant *v)
 {
@@ -635,10 +630,6 @@ int main(int argc, char **argv)
     rig_add_ops("not-detached/off", test_off);
     rig_add("not-detached/aborted", test_off_aborted);
     rig_add_op("not-detached", RIG_IOCTL, test_never_detached);
-    rig_add_op("not-detached/zoned", RIG_WRITE, test_zoned);
-    rig_add_op("not-detached/zoned", RIG_ZONE_REPORT, test_zoned);
-    rig_add_op("not-detached/zoned", RIG_ZONE_MGMT, test_zoned);
-    rig_add_op("not-detached/zoned", RIG_ZONE_APPEND, test_zoned);
 
     /* Main loop only: that is where blk_aio_cancel() may be called */
     rig_add_ops_main("sync-cancel/at-once", test_sync_cancel);
@@ -649,6 +640,7 @@ int main(int argc, char **argv)
     add_drain_tests();
     add_throttle_tests();
     add_load_tests();
+    add_zoned_tests();
 
     return g_test_run();
 }
