@@ -18,6 +18,7 @@
 #include "libqos/pci-pc.h"
 #include "qobject/qdict.h"
 #include "qobject/qjson.h"
+#include "qobject/qlist.h"
 #include "virtio-blk-cancel-lib.h"
 
 
@@ -169,6 +170,28 @@ static void scatter(Vbc *v, VbcReq *r, VbcSegment *segs, unsigned int num)
     }
 }
 
+/* Returns: how many segments header, data in pieces, and status are. */
+static unsigned int add_pieces(const VbcReq *r, VbcSegment *segs,
+                               uint32_t header)
+{
+    unsigned int pieces = r->pieces ?: 1;
+    uint32_t len = r->data_len / pieces;
+
+    g_assert_cmpuint(pieces + 2, <=, VBC_MAX_SEGMENTS);
+    g_assert_cmpuint(len * pieces, ==, r->data_len);
+    segs[0] = (VbcSegment) { .addr = r->mem, .len = header };
+    for (unsigned int i = 0; i < pieces; i++) {
+        segs[1 + i] = (VbcSegment) {
+            .addr = r->data + (r->alias ? 0 : i * len), .len = len,
+            .write = !is_out(r),
+        };
+    }
+    segs[1 + pieces] = (VbcSegment) {
+        .addr = r->status_addr, .len = 1, .write = true,
+    };
+    return pieces + 2;
+}
+
 void vbc_add(Vbc *v, VbcReq *r)
 {
     unsigned int header = r->header ?: has_cancel(v) ? VBC_HEADER
@@ -180,11 +203,11 @@ void vbc_add(Vbc *v, VbcReq *r)
 
     r->data_len = is_range(r) ? sizeof(struct virtio_blk_discard_write_zeroes)
                               : r->len;
-    out_len = header + (is_out(r) ? r->data_len : 0);
-    in_len = 1 + (is_out(r) ? 0 : r->data_len);
+    out_len = header + (is_out(r) && !r->at ? r->data_len : 0);
+    in_len = 1 + (is_out(r) || r->at ? 0 : r->data_len);
     r->mem = guest_alloc(&v->alloc, out_len + in_len);
     in = r->mem + out_len;
-    r->data = is_out(r) ? r->mem + header : in;
+    r->data = r->at ?: is_out(r) ? r->mem + header : in;
     r->status_addr = in + in_len - 1;
 
     r->order = 0;
@@ -192,7 +215,14 @@ void vbc_add(Vbc *v, VbcReq *r)
     r->status = VBC_NO_STATUS;
     qtest_writeb(v->qts, r->status_addr, VBC_NO_STATUS);
     write_header(v, r, header);
-    write_data(v, r);
+    if (!r->at) {
+        write_data(v, r);
+    }
+    if (r->at || r->pieces) {
+        num = add_pieces(r, segs, header);
+        vbc_ring_add(v, r, segs, num);
+        return;
+    }
 
     add_segments(r, segs, &num, r->mem, out_len, header, false);
     if (r->split || r->framing == VBC_FRAME_BYTES) {
@@ -343,16 +373,35 @@ static char *daemon_binary(void)
     return path;
 }
 
+static void add_export(char **argv, unsigned int *argc, const char *image,
+                       const char *name)
+{
+    argv[(*argc)++] = g_strdup("--blockdev");
+    argv[(*argc)++] = g_strdup_printf("file,node-name=%s,filename=%s,"
+                                      "discard=unmap", name, image);
+    argv[(*argc)++] = g_strdup("--export");
+    argv[(*argc)++] = g_strdup_printf("nbd,id=%s,node-name=%s,name=%s,"
+                                      "writable=on", name, name, name);
+}
+
 static void start_server(Vbc *v, const char *binary)
 {
-    g_autofree char *disk = g_strdup_printf("file,node-name=disk,filename=%s,"
-                                            "discard=unmap", v->image);
     g_autofree char *server = NULL;
+    char *argv[16] = { (char *)binary };
+    unsigned int argc = 1;
     int listener, null;
 
     v->socket = g_strdup_printf("%s.sock", v->image);
     listener = qtest_socket_server(v->socket);
     server = g_strdup_printf("addr.type=fd,addr.str=%d", listener);
+    argv[argc++] = (char *)"--nbd-server";
+    argv[argc++] = server;
+    add_export(argv, &argc, v->image, "disk");
+    for (unsigned int i = 0; i < ARRAY_SIZE(v->opts.more); i++) {
+        if (v->opts.more[i]) {
+            add_export(argv, &argc, v->opts.more[i], i ? "disk2" : "disk1");
+        }
+    }
 
     v->server = fork();
     g_assert_cmpint(v->server, >=, 0);
@@ -363,12 +412,13 @@ static void start_server(Vbc *v, const char *binary)
         dup2(null, STDIN_FILENO);
         dup2(null, STDOUT_FILENO);
         fcntl(listener, F_SETFD, 0);
-        execlp(binary, binary, "--blockdev", disk, "--nbd-server", server,
-               "--export", "nbd,id=disk,node-name=disk,name=disk,writable=on",
-               NULL);
+        execv(binary, argv);
         _exit(1);
     }
     close(listener);
+    for (unsigned int i = 3; i < argc; i++) {
+        g_free(argv[i]);
+    }
 }
 
 void vbc_hold(Vbc *v)
@@ -494,6 +544,29 @@ void vbc_settle(Vbc *v)
     qtest_qmp_eventwait(v->qts, "RESUME");
 }
 
+int vbc_qemu_img(const char *dir, const char *fmt, ...)
+{
+    g_autofree char *args = NULL, *command = NULL, *out = NULL, *err = NULL;
+    g_autofree char *prefix = g_strdup_printf("%s/", dir);
+    g_auto(GStrv) parts = NULL;
+    int wstatus = -1;
+    va_list ap;
+
+    va_start(ap, fmt);
+    args = g_strdup_vprintf(fmt, ap);
+    va_end(ap);
+    parts = g_strsplit(args, "@", -1);
+    g_free(args);
+    args = g_strjoinv(prefix, parts);
+    command = g_strdup_printf("%s %s", getenv("QTEST_QEMU_IMG"), args);
+    g_assert_true(g_spawn_command_line_sync(command, &out, &err, &wstatus,
+                                            NULL));
+    if (wstatus) {
+        g_test_message("%s: %s%s", command, out, err);
+    }
+    return wstatus;
+}
+
 /* The device */
 
 uint8_t vbc_device_status(Vbc *v)
@@ -512,6 +585,23 @@ char *vbc_host_features(Vbc *v)
     return g_string_free(text, false);
 }
 
+int64_t vbc_stat(Vbc *v, const char *name)
+{
+    QDict *ret = qtest_qmp(v->qts, "{'execute': 'query-blockstats'}");
+    QListEntry *entry;
+    int64_t value = -1;
+
+    QLIST_FOREACH_ENTRY(qdict_get_qlist(ret, "return"), entry) {
+        QDict *disk = qobject_to(QDict, qlist_entry_obj(entry));
+
+        if (!g_strcmp0(qdict_get_try_str(disk, "device"), "drv")) {
+            value = qdict_get_int(qdict_get_qdict(disk, "stats"), name);
+        }
+    }
+    qobject_unref(ret);
+    return value;
+}
+
 void vbc_start_device(Vbc *v)
 {
     uint64_t wanted = VBC_F(VIRTIO_F_VERSION_1) | VBC_F(VIRTIO_F_RING_PACKED) |
@@ -521,6 +611,7 @@ void vbc_start_device(Vbc *v)
                       VBC_F(VIRTIO_F_RING_RESET) | v->opts.features;
     uint64_t features;
 
+    wanted |= v->opts.features;
     if (v->opts.ring & VBC_INDIRECT) {
         wanted |= VBC_F(VIRTIO_RING_F_INDIRECT_DESC);
     }
@@ -531,6 +622,7 @@ void vbc_start_device(Vbc *v)
     features = qvirtio_get_features(v->dev) & wanted;
     g_assert(!(v->opts.ring & VBC_PACKED) ||
              features & VBC_F(VIRTIO_F_RING_PACKED));
+    g_assert_cmphex(features & v->opts.features, ==, v->opts.features);
     g_assert(v->opts.stock || v->opts.decline ||
              features & VBC_F(VBC_F_CANCEL));
     qvirtio_set_features(v->dev, features);
@@ -555,7 +647,8 @@ static void free_queues(Vbc *v)
 static void forget_queue(Vbc *v, unsigned int index)
 {
     if (v->queue[index].vq) {
-        g_free(container_of(v->queue[index].vq, QVirtQueuePCI, vq));
+        /* vq is the first in a QVirtQueuePCI */
+        g_free(v->queue[index].vq);
         v->queue[index].vq = NULL;
     }
 }
@@ -601,7 +694,7 @@ static void open_port(Vbc *v)
     g_free(port);
 }
 
-void vbc_find_device(Vbc *v)
+static void find_pci_device(Vbc *v)
 {
     QPCIAddress addr = {
         .devfn = v->opts.port ? VBC_BEHIND_PORT : QPCI_DEVFN(VBC_SLOT, 0),
@@ -617,9 +710,21 @@ void vbc_find_device(Vbc *v)
     }
     v->pci = virtio_pci_new(v->bus, &addr);
     g_assert_nonnull(v->pci);
+    if (v->opts.transport == VBC_PCI_LEGACY) {
+        vbc_bus_make_legacy(v->pci);
+    }
     v->dev = &v->pci->vdev;
     qvirtio_pci_device_enable(v->pci);
-    vbc_start_device(v);
+}
+
+void vbc_find_device(Vbc *v)
+{
+    if (v->opts.transport == VBC_MMIO) {
+        v->mmio = vbc_bus_find_mmio(v->qts);
+        v->dev = &v->mmio->vdev;
+    } else {
+        find_pci_device(v);
+    }
 }
 
 /* Everything together */
@@ -643,27 +748,35 @@ static void create_image(Vbc *v)
 static char *drive_options(Vbc *v)
 {
     const char *more = v->opts.drive ?: "";
+    const char *format = v->opts.format ?: "raw";
 
-    if (v->server) {
-        return g_strdup_printf("file.driver=nbd,file.server.type=unix,"
-                               "file.server.path=%s,file.export=disk%s",
-                               v->socket, more);
+    if (v->opts.drive_all) {
+        return g_strdup(v->opts.drive_all);
     }
-    return g_strdup_printf("file.driver=blkdebug,file.image.driver=file,"
-                           "file.image.filename=%s%s", v->image, more);
+    if (v->server) {
+        return g_strdup_printf("format=%s,discard=unmap,"
+                               "file.driver=nbd,file.server.type=unix,"
+                               "file.server.path=%s,file.export=disk%s",
+                               format, v->socket, more);
+    }
+    return g_strdup_printf("format=%s,discard=unmap,"
+                           "file.driver=blkdebug,file.image.driver=file,"
+                           "file.image.filename=%s%s", format, v->image, more);
 }
 
 static char *device_json(Vbc *v)
 {
-    GString *s = g_string_new("{'driver': 'virtio-blk-pci', 'id': 'vblk',"
-                              " 'drive': 'drv', 'serial': 'cancel-me'");
+    bool mmio = v->opts.transport == VBC_MMIO;
+    GString *s = g_string_new("{'id': 'vblk', 'drive': 'drv',"
+                              " 'serial': 'cancel-me'");
 
+    g_string_append_printf(s, ", 'driver': 'virtio-blk-%s', 'num-queues': %u",
+                           mmio ? "device" : "pci", v->num_queues);
     if (v->opts.port) {
         g_string_append(s, ", 'bus': 'root-port'");
-    } else {
+    } else if (!mmio) {
         g_string_append_printf(s, ", 'addr': '%x.0'", VBC_SLOT);
     }
-    g_string_append_printf(s, ", 'num-queues': %u", v->num_queues);
     if (!v->opts.stock) {
         g_string_append(s, ", 'cancel': true");
     }
@@ -733,15 +846,19 @@ Vbc *vbc_start(const VbcOptions *opts)
                                "addr=%x.0 ", VBC_SLOT);
     }
     v->qts = qtest_initf("-machine %s -nodefaults %s %s "
-                         "-drive if=none,id=drv,format=raw,discard=unmap,%s "
-                         "-device '%s'", opts->port ? "q35" : "pc",
+                         "-drive if=none,id=drv,%s -device '%s'",
+                         opts->machine ?: opts->port ? "q35" :
+                         opts->transport == VBC_MMIO ? "microvm" : "pc",
                          threads->str, opts->args ?: "", drive, device);
     qtest_add_abrt_handler(kill_all, v);
 
     pc_alloc_init(&v->alloc, v->qts, ALLOC_NO_FLAGS);
-    v->bus = qpci_new_pc(v->qts, &v->alloc);
+    if (opts->transport != VBC_MMIO) {
+        v->bus = qpci_new_pc(v->qts, &v->alloc);
+    }
     if (!opts->no_start) {
         vbc_find_device(v);
+        vbc_start_device(v);
     }
     return v;
 }
@@ -754,12 +871,17 @@ void vbc_abandon(Vbc *v)
     if (v->server) {
         vbc_release(v);
     }
-    if (v->pci) {
+    if (v->dev) {
         free_queues(v);
+    }
+    if (v->pci) {
         qvirtio_pci_destructor(&v->pci->obj);
         g_free(v->pci);
     }
-    qpci_free_pc(v->bus);
+    if (v->bus) {
+        qpci_free_pc(v->bus);
+    }
+    g_free(v->mmio);
     alloc_destroy(&v->alloc);
     qtest_quit(g_steal_pointer(&v->qts));
     qtest_remove_abrt_handler(v);

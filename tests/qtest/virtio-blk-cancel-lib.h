@@ -3,7 +3,7 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * A Vbc is one QEMU with one virtio-blk-pci device, its virtqueues (split or
+ * A Vbc is one QEMU with one virtio-blk device, its virtqueues (split or
  * packed, direct or indirect descriptors) and a disk image whose storage can be
  * made to hang: as a whole (a storage daemon that is stopped) or one operation
  * at a time (blkdebug).  A VbcReq is one request.  Every used element is
@@ -17,6 +17,7 @@
 #include "libqtest.h"
 #include "libqos/libqos-malloc.h"
 #include "libqos/pci.h"
+#include "libqos/virtio-mmio.h"
 #include "libqos/virtio-pci.h"
 #include "standard-headers/linux/virtio_blk.h"
 #include "standard-headers/linux/virtio_config.h"
@@ -36,9 +37,9 @@
 #define VBC_F(bit)              (1ull << (bit))
 #define VBC_SECTOR              512
 #define VBC_DISK_SIZE           (4 * 1024 * 1024)
-#define VBC_MAX_QUEUES          4
+#define VBC_MAX_QUEUES          16
 #define VBC_MAX_QUEUE_SIZE      1024
-#define VBC_MAX_SEGMENTS        32      /* of a request */
+#define VBC_MAX_SEGMENTS        1024    /* of a request */
 #define VBC_NO_STATUS           0xff    /* in the status byte until used */
 #define VBC_PATIENCE_US         (30 * G_USEC_PER_SEC)
 #define VBC_SLOT                4       /* of the PCI bus */
@@ -54,7 +55,16 @@
 #define VBC_PACKED              1
 #define VBC_INDIRECT            2
 
+typedef enum VbcTransport {
+    VBC_PCI,
+    VBC_PCI_LEGACY,             /* a driver that knows only that interface */
+    VBC_MMIO,                   /* of a microvm */
+} VbcTransport;
+
 typedef struct VbcOptions {
+    VbcTransport transport;
+    const char *machine;        /* NULL: pc, or microvm */
+    uint64_t features;          /* the driver wants these, too */
     unsigned int ring;          /* VBC_PACKED | VBC_INDIRECT */
     unsigned int queues;        /* 0: one */
     unsigned int iothreads;     /* 0: main loop; > 1: queues mapped to them */
@@ -66,8 +76,11 @@ typedef struct VbcOptions {
     uint64_t features;          /* that the driver accepts besides */
     const char *device;         /* more of the device's JSON, or NULL */
     const char *drive;          /* more of -drive's options, or NULL */
+    const char *format;         /* NULL: raw */
+    const char *drive_all;      /* in place of all these, or NULL */
     const char *args;           /* more arguments, or NULL */
     const char *image;          /* an image to share, or NULL: a new one */
+    const char *more[2];        /* images: exports disk1 and disk2 */
 } VbcOptions;
 
 typedef enum VbcFraming {
@@ -94,6 +107,9 @@ typedef struct VbcReq {
     unsigned int queue;
     unsigned int header;        /* bytes of header; 0: as negotiated */
     unsigned int split;         /* the header is cut after so many; 0: not */
+    unsigned int pieces;        /* the data is cut into so many; 0: not */
+    bool alias;                 /* all pieces are in the place of the first */
+    uint64_t at;                /* where the data is, not filled; 0: anywhere */
     VbcFraming framing;
     VbcDirection direction;
 
@@ -138,7 +154,8 @@ typedef struct Vbc {
     QTestState *qts;
     QGuestAllocator alloc;
     QPCIBus *bus;
-    QVirtioPCIDevice *pci;
+    QVirtioPCIDevice *pci;      /* or NULL */
+    QVirtioMMIODevice *mmio;    /* or NULL */
     QVirtioDevice *dev;
     VbcQueue queue[VBC_MAX_QUEUES];
     unsigned int num_queues;
@@ -173,17 +190,17 @@ void vbc_stop(Vbc *v);
 /* As vbc_stop(), but the device is gone or broken, or requests are left. */
 void vbc_abandon(Vbc *v);
 
+/*
+ * Find the device, also when it was reset from outside with its PCI
+ * configuration: what was outstanding is forgotten.
+ */
+void vbc_find_device(Vbc *v);
+
 /* Initialise the device up to DRIVER_OK; the rings are new. */
 void vbc_start_device(Vbc *v);
 
 /* Reset the device and start it again.  What was outstanding is forgotten. */
 void vbc_restart_device(Vbc *v);
-
-/*
- * The device was reset from outside, with its PCI configuration: find and start
- * it again.  What was outstanding is forgotten.
- */
-void vbc_find_device(Vbc *v);
 
 /* Reset one virtqueue; vbc_ring_setup() enables it again. */
 void vbc_reset_queue(Vbc *v, unsigned int index);
@@ -195,6 +212,13 @@ void vbc_publish(Vbc *v, unsigned int queue);
 /* The same, and notify the device. */
 void vbc_kick(Vbc *v, unsigned int queue);
 void vbc_send(Vbc *v, VbcReq *r);
+
+/*
+ * virtio-blk-cancel-bus.c: have a PCI device speak the legacy interface; find
+ * the device of a microvm, with the interface that it has.
+ */
+void vbc_bus_make_legacy(QVirtioPCIDevice *pci);
+QVirtioMMIODevice *vbc_bus_find_mmio(QTestState *qts);
 
 /* virtio-blk-cancel-ring.c: a new ring; @segs, which it changes, for @r */
 void vbc_ring_setup(Vbc *v, unsigned int index);
@@ -291,6 +315,12 @@ void vbc_resume(Vbc *v, const char *name);
  */
 void vbc_settle(Vbc *v);
 
+/*
+ * Run qemu-img, if have_qemu_img().  In the arguments @ stands for @dir.
+ * Returns: its exit status, with what it said in the test's log, or 0.
+ */
+int vbc_qemu_img(const char *dir, const char *fmt, ...) G_GNUC_PRINTF(2, 3);
+
 /* What device_status reads. */
 uint8_t vbc_device_status(Vbc *v);
 
@@ -299,6 +329,9 @@ char *vbc_host_features(Vbc *v);
 
 /* The contents called @fill, at @offset of the disk. */
 void vbc_pattern(uint8_t *buf, size_t len, uint64_t offset, int fill);
+
+/* A figure of query-blockstats */
+int64_t vbc_stat(Vbc *v, const char *name);
 
 /* Register a test for each of some setups: @path/<setup>. */
 #define VBC_SETUP_PLAIN         1       /* split ring, main loop */
@@ -314,5 +347,8 @@ void vbc_add_wire_tests(void);
 void vbc_add_late_tests(void);
 void vbc_add_stop_tests(void);
 void vbc_add_reset_tests(void);
+
+/* virtio-blk-cancel-memory.c */
+void vbc_add_memory_tests(void);
 
 #endif

@@ -44,6 +44,7 @@ static void reset_function(Vbc *v)
     qpci_config_writew(pdev, PCI_COMMAND, PCI_COMMAND_INTX_DISABLE);
     qpci_config_writew(pdev, cap + PCI_EXP_DEVCTL, PCI_EXP_DEVCTL_BCR_FLR);
     vbc_find_device(v);
+    vbc_start_device(v);
 }
 
 static void reset_secondary_bus(Vbc *v)
@@ -56,6 +57,7 @@ static void reset_secondary_bus(Vbc *v)
     qpci_config_writew(port, PCI_BRIDGE_CONTROL, ctl);
     g_free(port);
     vbc_find_device(v);
+    vbc_start_device(v);
 }
 
 static void reset_system(Vbc *v)
@@ -63,6 +65,7 @@ static void reset_system(Vbc *v)
     qtest_qmp_assert_success(v->qts, "{'execute': 'system_reset'}");
     qtest_qmp_eventwait(v->qts, "RESET");
     vbc_find_device(v);
+    vbc_start_device(v);
 }
 
 static bool knows_cancel(Vbc *v)
