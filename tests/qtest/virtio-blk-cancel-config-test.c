@@ -5,7 +5,8 @@
  *
  * Here: transports, virtqueues and threads, ring features, and the largest and
  * most fragmented requests.  Guest memory behind an IOMMU is in
- * virtio-blk-cancel-memory.c.
+ * virtio-blk-cancel-memory.c; throttling, error policies, accounting and
+ * snapshots in -policy.c.
  */
 
 #include "qemu/osdep.h"
@@ -491,5 +492,6 @@ int main(int argc, char **argv)
     vbc_add_test("size/fragmented", rings, test_fragmented);
     vbc_add_test("size/large", VBC_SETUP_PLAIN, test_large);
     vbc_add_memory_tests();
+    vbc_add_policy_tests();
     return g_test_run();
 }

@@ -11,21 +11,18 @@
 #include "qemu/osdep.h"
 #include "virtio-blk-cancel-lib.h"
 
-static Vbc *start(const void *base, bool server, const char *device,
-                  const char *drive)
+static Vbc *start_server(const void *base)
 {
     VbcOptions opts = *(const VbcOptions *)base;
 
-    opts.server = server;
-    opts.device = device;
-    opts.drive = drive;
+    opts.server = true;
     return vbc_start(&opts);
 }
 
 /* A cancelled read's buffer is the driver's */
 static void test_late_read(const void *opts)
 {
-    Vbc *v = start(opts, true, NULL, NULL);
+    Vbc *v = start_server(opts);
     VbcReq r[] = {
         { .type = VIRTIO_BLK_T_IN, .tag = 1, .sector = 8, .len = 512 },
         { .type = VIRTIO_BLK_T_IN, .tag = 2, .sector = 9, .len = 4096 },
@@ -90,7 +87,7 @@ static void check_late_write(Vbc *v, uint32_t type, int fill)
 
 static void test_late_write(const void *opts)
 {
-    Vbc *v = start(opts, true, NULL, NULL);
+    Vbc *v = start_server(opts);
 
     if (!v) {
         return;
@@ -299,37 +296,6 @@ static void test_fence_none(const void *opts)
     vbc_stop(v);
 }
 
-/* The clock stands still in a qtest, so what is throttled waits */
-static void test_throttled(const void *opts)
-{
-    Vbc *v = start(opts, false, NULL, ",throttling.iops-total=1");
-    VbcReq r[3] = {
-        { .type = VIRTIO_BLK_T_OUT, .tag = 1, .sector = 8, .len = 512,
-          .fill = 1 },
-        { .type = VIRTIO_BLK_T_OUT, .tag = 2, .sector = 8, .len = 4096,
-          .fill = 2 },
-        { .type = VIRTIO_BLK_T_IN, .tag = 3, .sector = 8, .len = 512 },
-    };
-
-    vbc_do(v, &r[0], VIRTIO_BLK_S_OK);
-    vbc_send(v, &r[1]);
-    vbc_send(v, &r[2]);
-    vbc_cancel(v, 0, 4, VIRTIO_BLK_S_OK);
-    vbc_expect_pending(v, &r[1]);
-    vbc_expect_pending(v, &r[2]);
-    vbc_cancel_req(v, &r[1]);
-    vbc_reuse(v, &r[1]);
-    vbc_expect_pending(v, &r[2]);
-
-    qtest_clock_step(v->qts, 60 * 1000000000ll);
-    vbc_expect(v, &r[2], VIRTIO_BLK_S_OK);
-    vbc_check_data(v, &r[2], 1);
-    vbc_settle(v);
-    vbc_check_disk(v, 9, 4096 - 512, VBC_OLD);
-    vbc_check_reused(v, &r[1]);
-    vbc_stop(v);
-}
-
 /* Requests that complete while they are cancelled */
 
 #define RACERS          24
@@ -412,6 +378,5 @@ void vbc_add_late_tests(void)
     vbc_add_test("fence/waiter", rings, test_fence_waiter);
     vbc_add_test("fence/two", VBC_SETUP_PLAIN, test_fence_two);
     vbc_add_test("fence/none", VBC_SETUP_PLAIN, test_fence_none);
-    vbc_add_test("throttled", VBC_SETUP_PLAIN, test_throttled);
     vbc_add_test("race/completion", VBC_SETUP_ALL, test_race);
 }

@@ -348,7 +348,8 @@ void vbc_add_late_tests(void);
 void vbc_add_stop_tests(void);
 void vbc_add_reset_tests(void);
 
-/* virtio-blk-cancel-memory.c */
+/* virtio-blk-cancel-{memory,policy}.c */
 void vbc_add_memory_tests(void);
+void vbc_add_policy_tests(void);
 
 #endif
