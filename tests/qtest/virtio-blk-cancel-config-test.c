@@ -6,7 +6,7 @@
  * Here: transports, virtqueues and threads, ring features, and the largest and
  * most fragmented requests.  Guest memory behind an IOMMU is in
  * virtio-blk-cancel-memory.c; throttling, error policies, accounting and
- * snapshots in -policy.c.
+ * snapshots in -policy.c; image formats and block jobs in -layers.c.
  */
 
 #include "qemu/osdep.h"
@@ -493,5 +493,6 @@ int main(int argc, char **argv)
     vbc_add_test("size/large", VBC_SETUP_PLAIN, test_large);
     vbc_add_memory_tests();
     vbc_add_policy_tests();
+    vbc_add_layer_tests();
     return g_test_run();
 }
