@@ -611,7 +611,6 @@ void vbc_start_device(Vbc *v)
                       VBC_F(VIRTIO_F_RING_RESET) | v->opts.features;
     uint64_t features;
 
-    wanted |= v->opts.features;
     if (v->opts.ring & VBC_INDIRECT) {
         wanted |= VBC_F(VIRTIO_RING_F_INDIRECT_DESC);
     }

@@ -73,7 +73,6 @@ typedef struct VbcOptions {
     bool decline;               /* the driver does not accept the feature */
     bool no_start;              /* leave the device alone after finding it */
     bool port;                  /* behind a PCIe root port; machine q35 */
-    uint64_t features;          /* that the driver accepts besides */
     const char *device;         /* more of the device's JSON, or NULL */
     const char *drive;          /* more of -drive's options, or NULL */
     const char *format;         /* NULL: raw */
