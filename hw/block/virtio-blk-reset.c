@@ -146,7 +146,7 @@ static void cancel_drain_left(VirtIOBlock *s, unsigned int left)
         g_autofree char *path = object_get_canonical_path(OBJECT(s));
 
         warn_report("virtio-blk: the reset of %s had to wait %" PRId64 " ms "
-                    "for %u requests that cannot be detached",
+                    "for requests that cannot be detached: %u",
                     path, ns / SCALE_MS, left);
     }
 }
