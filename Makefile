@@ -8,6 +8,9 @@ BUILD ?= build
 # Tests to run: make check SUITE=unit, make check TEST=test-blk-detach
 SUITE ?=
 TEST ?=
+# The race test alone: make check-race MINUTES=60, SEED=N to repeat a run
+MINUTES ?= 10
+SEED ?=
 
 .PHONY: all build check demo tests hooks-write hooks-check clean distclean help
 .NOTPARALLEL:
@@ -29,6 +32,13 @@ tests: build
 
 check: tests
 	@scripts/check --build-dir $(BUILD) $(SUITE:%=--suite %) $(TEST)
+
+# Three tests share the time.
+.PHONY: check-race
+check-race: tests
+	@cd $(BUILD)/qemu && QTEST_QEMU_BINARY=./qemu-system-x86_64 \
+	    RACE_SEED=$(SEED) RACE_SECONDS=$$(($(MINUTES) * 60 / 3)) \
+	    tests/qtest/virtio-blk-race-test $(TEST:%=-p /virtio-blk-race/%)
 
 demo: build
 	@scripts/demo --build-dir $(BUILD)
@@ -53,6 +63,7 @@ help:
 	@echo 'make              build QEMU with virtio-blk CANCEL, and a guest for it'
 	@echo 'make check        build and run all tests; or only some:'
 	@echo '                  SUITE=style|tools|unit|qtest|guest, TEST=NAME'
+	@echo 'make check-race   cancel at random for MINUTES=10; SEED=N to replay'
 	@echo 'make demo         show what happens to a hung read, with and without'
 	@echo 'make hooks-write  bring edits in $(BUILD)/src back into the hooks'
 	@echo 'make hooks-check  fail if $(BUILD)/src and the hooks differ'
