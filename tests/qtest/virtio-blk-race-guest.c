@@ -121,7 +121,7 @@ static void add_desc(Guest *g, Desc *table, unsigned int *num, uint64_t addr,
 /* The data in two pieces, cut where no sector ends */
 static void add_data(Guest *g, GuestReq *r, Desc *table, unsigned int *num)
 {
-    uint64_t addr = page_addr(g, r->page) + PAGE_DATA;
+    uint64_t addr = r->data ?: page_addr(g, r->page) + PAGE_DATA;
     uint32_t len = r->num * RACE_SECTOR;
     uint32_t cut = r->tag * 119 % len;
 
@@ -296,9 +296,9 @@ void guest_init_queue(Guest *g, unsigned int index)
                       VRING_PACKED_EVENT_FLAG_DISABLE != 1);
 }
 
-void guest_init_pages(Guest *g)
+void guest_init_pages(Guest *g, QGuestAllocator *alloc)
 {
-    g->pages = guest_alloc(&g->alloc, NUM_PAGES * PAGE_SIZE_ALL);
+    g->pages = guest_alloc(alloc, NUM_PAGES * PAGE_SIZE_ALL);
     for (unsigned int i = 0; i < NUM_PAGES; i++) {
         page_put(g, i);
     }

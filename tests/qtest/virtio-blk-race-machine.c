@@ -53,13 +53,16 @@ static void enable_queue(Guest *g, unsigned int index)
 static void start_device(Guest *g)
 {
     uint64_t wanted = VBC_F(VIRTIO_F_VERSION_1) | VBC_F(VBC_F_CANCEL) |
-                      VBC_F(VIRTIO_BLK_F_FLUSH) | VBC_F(VIRTIO_BLK_F_MQ) |
+                      VBC_F(VIRTIO_BLK_F_FLUSH) |
                       VBC_F(VIRTIO_BLK_F_DISCARD) |
                       VBC_F(VIRTIO_BLK_F_WRITE_ZEROES) |
                       VBC_F(VIRTIO_RING_F_INDIRECT_DESC);
 
     if (g->opts.packed) {
         wanted |= VBC_F(VIRTIO_F_RING_PACKED);
+    }
+    if (g->opts.queues > 1) {
+        wanted |= VBC_F(VIRTIO_BLK_F_MQ);
     }
     g->dev->features_negotiated = false;
     qvirtio_start_device(g->dev);
@@ -189,32 +192,76 @@ static void start_qemu(Guest *g)
                          store_socket(g->store), g->opts.drive ?: "", device);
 }
 
-Guest *guest_start(const GuestOptions *opts, Store *store, Model *model)
+static Guest *new_guest(const GuestOptions *opts, Store *store, Model *model)
 {
     Guest *g = g_new0(Guest, 1);
-    QPCIAddress addr = { .devfn = QPCI_DEVFN(VBC_SLOT, 0) };
 
     g->opts = *opts;
     g->store = store;
     g->model = model;
     g->next_tag = 1;
     g_queue_init(&g->free_pages);
-    map_ram(g);
-    qtest_add_abrt_handler(kill_qemu, g);
-    start_qemu(g);
+    return g;
+}
 
-    pc_alloc_init(&g->alloc, g->qts, ALLOC_NO_FLAGS);
-    guest_init_pages(g);
-    for (unsigned int i = 0; i < opts->queues; i++) {
-        g->queue[i].area = guest_alloc(&g->alloc, 2 * GUEST_RING_SIZE);
+/* Find the device in @slot, and start it. */
+static void find_device(Guest *g, unsigned int slot)
+{
+    QGuestAllocator *alloc = g->host ? &g->host->alloc : &g->alloc;
+    QPCIAddress addr = { .devfn = QPCI_DEVFN(slot, 0) };
+
+    guest_init_pages(g, alloc);
+    for (unsigned int i = 0; i < g->opts.queues; i++) {
+        g->queue[i].area = guest_alloc(alloc, 2 * GUEST_RING_SIZE);
     }
-    g->bus = qpci_new_pc(g->qts, &g->alloc);
     g->pci = virtio_pci_new(g->bus, &addr);
     g_assert_nonnull(g->pci);
     g->dev = &g->pci->vdev;
     qvirtio_pci_device_enable(g->pci);
     start_device(g);
+}
+
+Guest *guest_start(const GuestOptions *opts, Store *store, Model *model)
+{
+    Guest *g = new_guest(opts, store, model);
+
+    map_ram(g);
+    qtest_add_abrt_handler(kill_qemu, g);
+    start_qemu(g);
+    pc_alloc_init(&g->alloc, g->qts, ALLOC_NO_FLAGS);
+    g->bus = qpci_new_pc(g->qts, &g->alloc);
+    find_device(g, VBC_SLOT);
     return g;
+}
+
+Guest *guest_attach(Guest *host, const GuestOptions *opts, unsigned int slot,
+                    Store *store, Model *model)
+{
+    Guest *g = new_guest(opts, store, model);
+
+    g->host = host;
+    g->ram = host->ram;
+    g->qts = host->qts;
+    g->bus = host->bus;
+    find_device(g, slot);
+    return g;
+}
+
+char *guest_disk_args(unsigned int slot, Store *store)
+{
+    return g_strdup_printf("-object iothread,id=io-%u "
+                           "-drive if=none,id=drv-%u,format=raw,discard=unmap,"
+                           "file.driver=nbd,file.server.type=unix,"
+                           "file.server.path=%s -device virtio-blk-pci,"
+                           "drive=drv-%u,iothread=io-%u,addr=%x.0,cancel=on",
+                           slot, slot, store_socket(store), slot, slot, slot);
+}
+
+bool race_reset_held(void)
+{
+    const char *held = getenv("RACE_RESET_HELD");
+
+    return held && *held && strcmp(held, "0");
 }
 
 void guest_end(Guest *g)
@@ -225,15 +272,16 @@ void guest_end(Guest *g)
     check_old_rings(g);
     guest_check_pages(g);
     g_queue_clear(&g->free_pages);
-
     qvirtio_pci_destructor(&g->pci->obj);
     g_free(g->pci);
-    qpci_free_pc(g->bus);
-    alloc_destroy(&g->alloc);
-    qtest_quit(g_steal_pointer(&g->qts));
-    qtest_remove_abrt_handler(g);
-    munmap(g->ram, GUEST_RAM_SIZE);
-    unlink(g->ram_file);
-    g_free(g->ram_file);
+    if (!g->host) {
+        qpci_free_pc(g->bus);
+        alloc_destroy(&g->alloc);
+        qtest_quit(g_steal_pointer(&g->qts));
+        qtest_remove_abrt_handler(g);
+        munmap(g->ram, GUEST_RAM_SIZE);
+        unlink(g->ram_file);
+        g_free(g->ram_file);
+    }
     g_free(g);
 }

@@ -229,7 +229,7 @@ static void disturb(Race *race)
 {
     unsigned int what = dice(race, 3);
 
-    if (what != 0 || !from_env("RACE_RESET_HELD", 0)) {
+    if (what != 0 || !race_reset_held()) {
         store_set_mode(race->store, STORE_DRAIN);
     }
     switch (what) {
@@ -362,5 +362,6 @@ int main(int argc, char **argv)
 
         g_test_add_data_func(path, &setups[i], test_race);
     }
+    race_add_bounds_tests();
     return g_test_run();
 }

@@ -148,7 +148,8 @@ typedef struct GuestReq {
     unsigned int queue;
     uint64_t tag;               /* of a CANCEL: its target's */
     uint64_t sector;
-    unsigned int num;           /* sectors */
+    unsigned int num;           /* sectors; RACE_MAX_SECTORS at most, unless */
+    uint64_t data;              /* this is the guest address of the data */
     uint32_t stamp;             /* of a write */
     bool with_data;             /* a CANCEL that is malformed */
     bool locked;                /* the model's locks are held */
@@ -194,8 +195,10 @@ typedef struct GuestStats {
     unsigned int drains;
 } GuestStats;
 
-typedef struct Guest {
+typedef struct Guest Guest;
+struct Guest {
     GuestOptions opts;
+    Guest *host;                /* who started QEMU, or NULL: we */
     Store *store;
     Model *model;               /* NULL: contents are not looked at */
     QTestState *qts;
@@ -210,12 +213,23 @@ typedef struct Guest {
     GuestQueue queue[GUEST_MAX_QUEUES];
     uint64_t next_tag;
     GuestStats stats;
-} Guest;
+};
 
 /* virtio-blk-race-machine.c */
 
+/* Whether to reset the device also while requests hang: RACE_RESET_HELD */
+bool race_reset_held(void);
+
+
 /* Start QEMU with a disk on @store, and the device up to DRIVER_OK. */
 Guest *guest_start(const GuestOptions *opts, Store *store, Model *model);
+
+/* Drive another device of the same QEMU, see guest_disk_args(). */
+Guest *guest_attach(Guest *host, const GuestOptions *opts, unsigned int slot,
+                    Store *store, Model *model);
+
+/* The arguments for such a device in @slot, in an IOThread of its own */
+char *guest_disk_args(unsigned int slot, Store *store);
 
 /* Nothing is outstanding any more: end it, check all memory. */
 void guest_end(Guest *g);
@@ -262,12 +276,15 @@ unsigned int guest_requests(Guest *g);
 
 /* What virtio-blk-race-machine.c needs: rings and pages are new, */
 void guest_init_queue(Guest *g, unsigned int index);
-void guest_init_pages(Guest *g);
+void guest_init_pages(Guest *g, QGuestAllocator *alloc);
 
 /* nothing has touched the pages, */
 void guest_check_pages(Guest *g);
 
 /* and what was outstanding has been ended by a reset. */
 void guest_drop_all(Guest *g);
+
+/* virtio-blk-race-bounds.c */
+void race_add_bounds_tests(void);
 
 #endif
