@@ -28,7 +28,7 @@ setup:
 	@./configure --refresh --build-dir=$(BUILD)
 
 tests: build
-	@ninja -C $(BUILD) qemu-tests.stamp
+	@ninja -C $(BUILD) qemu-tests.stamp hold-fs
 
 check: tests
 	@scripts/check --build-dir $(BUILD) $(SUITE:%=--suite %) $(TEST)
@@ -37,6 +37,7 @@ check: tests
 .PHONY: check-race
 check-race: tests
 	@cd $(BUILD)/qemu && QTEST_QEMU_BINARY=./qemu-system-x86_64 \
+	    QTEST_HOLD_FS=../hold-fs \
 	    RACE_SEED=$(SEED) RACE_SECONDS=$$(($(MINUTES) * 60 / 3)) \
 	    tests/qtest/virtio-blk-race-test $(TEST:%=-p /virtio-blk-race/%)
 

@@ -111,7 +111,7 @@ void guest_stop_cont(Guest *g)
     g->stats.drains++;
     qtest_qmp_assert_success(g->qts, "{'execute': 'stop'}");
     qtest_qmp_eventwait(g->qts, "STOP");
-    if (store_pending(g->store)) {
+    if (g->store && store_pending(g->store)) {
         race_fail("the VM is stopped, and requests are with the storage");
     }
     guest_reap(g);
@@ -161,21 +161,36 @@ static void map_ram(Guest *g)
     close(fd);
 }
 
-/* After a failed assertion nothing may be left that waits for what hangs */
+/*
+ * After a failed assertion nothing may be left that waits for what hangs.  To
+ * be added after libqtest's own handler, which waits for QEMU.
+ */
 static void kill_qemu(void *opaque)
 {
     Guest *g = opaque;
 
     unlink(g->ram_file);
-    unlink(store_socket(g->store));
+    if (g->store) {
+        unlink(store_socket(g->store));
+    }
     if (g->qts && qtest_pid(g->qts) > 0) {
         kill(qtest_pid(g->qts), SIGKILL);
     }
 }
 
+static char *file_options(Guest *g)
+{
+    return g->opts.file ? g_strdup(g->opts.file)
+                        : g_strdup_printf("file.driver=nbd,"
+                                          "file.server.type=unix,"
+                                          "file.server.path=%s",
+                                          store_socket(g->store));
+}
+
 static void start_qemu(Guest *g)
 {
     g_autofree char *device = device_json(g);
+    g_autofree char *file = file_options(g);
     g_autoptr(GString) threads = g_string_new("");
 
     for (unsigned int i = 0; i < g->opts.iothreads; i++) {
@@ -185,11 +200,10 @@ static void start_qemu(Guest *g)
                          "-object memory-backend-file,id=ram,size=%uM,"
                          "mem-path=%s,share=on %s %s "
                          "-drive if=none,id=drv,format=raw,discard=unmap,"
-                         "file.driver=nbd,file.server.type=unix,"
-                         "file.server.path=%s%s -device '%s'",
+                         "%s%s -device '%s'",
                          GUEST_RAM_SIZE >> 20, GUEST_RAM_SIZE >> 20,
                          g->ram_file, threads->str, g->opts.args ?: "",
-                         store_socket(g->store), g->opts.drive ?: "", device);
+                         file, g->opts.drive ?: "", device);
 }
 
 static Guest *new_guest(const GuestOptions *opts, Store *store, Model *model)
@@ -226,8 +240,8 @@ Guest *guest_start(const GuestOptions *opts, Store *store, Model *model)
     Guest *g = new_guest(opts, store, model);
 
     map_ram(g);
-    qtest_add_abrt_handler(kill_qemu, g);
     start_qemu(g);
+    qtest_add_abrt_handler(kill_qemu, g);
     pc_alloc_init(&g->alloc, g->qts, ALLOC_NO_FLAGS);
     g->bus = qpci_new_pc(g->qts, &g->alloc);
     find_device(g, VBC_SLOT);

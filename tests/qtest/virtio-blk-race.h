@@ -91,6 +91,23 @@ unsigned int store_late_writes(Store *store);
 unsigned int store_answered(Store *store);
 
 /*
+ * A file that hangs, see virtio-blk-race-fuse.c
+ */
+
+typedef struct HoldFs HoldFs;
+
+/* Returns: NULL if the test was skipped. */
+HoldFs *hold_fs_new(uint64_t size);
+
+/* QEMU has closed the file. */
+void hold_fs_free(HoldFs *fs);
+
+const char *hold_fs_path(HoldFs *fs);
+
+/* Whether reads, writes and flushes hang */
+void hold_fs_hold(HoldFs *fs, bool hold);
+
+/*
  * The model
  *
  * Its user, which is the guest, never has two requests for the same sector
@@ -141,6 +158,7 @@ typedef struct GuestOptions {
     const char *device;         /* more of the device's JSON, or NULL */
     const char *drive;          /* more of -drive's options, or NULL */
     const char *args;           /* more arguments, or NULL */
+    const char *file;           /* options of what the disk is on, or NULL */
 } GuestOptions;
 
 typedef struct GuestReq {
@@ -199,7 +217,7 @@ typedef struct Guest Guest;
 struct Guest {
     GuestOptions opts;
     Guest *host;                /* who started QEMU, or NULL: we */
-    Store *store;
+    Store *store;               /* NULL: the disk is on opts.file */
     Model *model;               /* NULL: contents are not looked at */
     QTestState *qts;
     QGuestAllocator alloc;
