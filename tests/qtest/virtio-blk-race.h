@@ -278,7 +278,8 @@ void guest_reap(Guest *g);
     do {                                                                \
         gint64 end_ = g_get_monotonic_time() + RACE_PATIENCE_US;        \
         for (guest_reap(g); !(cond); guest_reap(g)) {                   \
-            if (g_get_monotonic_time() > end_) {                        \
+            if (g_get_monotonic_time() > end_ ||                        \
+                !qtest_probe_child((g)->qts)) {                         \
                 race_fail("waited in vain for: %s", #cond);             \
             }                                                           \
             g_usleep(50);                                               \
