@@ -27,7 +27,9 @@ typedef struct RigCall {
     void (*fn)(void *opaque);
     void *opaque;
     bool in_coroutine;
-    QemuEvent done;
+
+    /* Not a QemuEvent: it may still be woken up when it is used no more */
+    QemuSemaphore done;
 } RigCall;
 
 static void coroutine_fn rig_call_co(void *opaque)
@@ -46,7 +48,7 @@ static void rig_call_bh(void *opaque)
     } else {
         call->fn(call->opaque);
     }
-    qemu_event_set(&call->done);
+    qemu_sem_post(&call->done);
 }
 
 static void rig_call(AioContext *ctx, void (*fn)(void *), void *opaque,
@@ -58,14 +60,14 @@ static void rig_call(AioContext *ctx, void (*fn)(void *), void *opaque,
         .in_coroutine = in_coroutine,
     };
 
-    qemu_event_init(&call.done, false);
+    qemu_sem_init(&call.done, 0);
     if (ctx == qemu_get_current_aio_context()) {
         rig_call_bh(&call);
     } else {
         aio_bh_schedule_oneshot(ctx, rig_call_bh, &call);
     }
-    qemu_event_wait(&call.done);
-    qemu_event_destroy(&call.done);
+    qemu_sem_wait(&call.done);
+    qemu_sem_destroy(&call.done);
 }
 
 void rig_run(AioContext *ctx, void (*fn)(void *opaque), void *opaque)
@@ -191,7 +193,7 @@ void rig_end(Rig *rig)
 
     /* This would never return if the in-flight counters were wrong */
     blk_drain(rig->blk);
-    g_assert_cmpuint(rig->bs->in_flight, ==, 0);
+    g_assert_cmpuint(qatomic_load_acquire(&rig->bs->in_flight), ==, 0);
 
     blk_set_detach(rig->blk, NULL, &error_abort);
     g_assert_cmpuint(rig_info(rig).detached_ever, ==, 0);
