@@ -23,8 +23,7 @@ build: setup
 	@ninja -C $(BUILD)
 
 .PHONY: setup
-setup:
-	@scripts/install-deps
+setup: setup-packages
 	@./configure --refresh --build-dir=$(BUILD)
 
 tests: build
@@ -40,6 +39,18 @@ check-race: tests
 	    QTEST_HOLD_FS=../hold-fs \
 	    RACE_SEED=$(SEED) RACE_SECONDS=$$(($(MINUTES) * 60 / 3)) \
 	    tests/qtest/virtio-blk-race-test $(TEST:%=-p /virtio-blk-race/%)
+
+# Sanitizers have build directories of their own.
+.PHONY: check-sanitize check-tsan
+check-sanitize: setup-packages
+	@scripts/sanitize address $(BUILD)-sanitize
+
+check-tsan: setup-packages
+	@scripts/sanitize thread $(BUILD)-tsan
+
+.PHONY: setup-packages
+setup-packages:
+	@scripts/install-deps
 
 demo: build
 	@scripts/demo --build-dir $(BUILD)
@@ -65,6 +76,10 @@ help:
 	@echo 'make check        build and run all tests; or only some:'
 	@echo '                  SUITE=style|tools|unit|qtest|guest, TEST=NAME'
 	@echo 'make check-race   cancel at random for MINUTES=10; SEED=N to replay'
+	@echo 'make check-sanitize, make check-tsan'
+	@echo '                  unit and qtest suites with AddressSanitizer and'
+	@echo '                  UndefinedBehaviorSanitizer; the engine with'
+	@echo '                  ThreadSanitizer; in build directories of their own'
 	@echo 'make demo         show what happens to a hung read, with and without'
 	@echo 'make hooks-write  bring edits in $(BUILD)/src back into the hooks'
 	@echo 'make hooks-check  fail if $(BUILD)/src and the hooks differ'
