@@ -275,7 +275,7 @@ bool race_reset_held(void)
 {
     const char *held = getenv("RACE_RESET_HELD");
 
-    return held && *held && strcmp(held, "0");
+    return !held || !*held || strcmp(held, "0");
 }
 
 void guest_end(Guest *g)

@@ -15,7 +15,7 @@
  *   RACE_ROUND       begin with this round
  *   RACE_CANCELS     requests taken back per test, instead of the default
  *   RACE_SECONDS     go on for so long, per test
- *   RACE_RESET_HELD  1: reset the device while the storage hangs, too
+ *   RACE_RESET_HELD  0: let the storage answer before the device is reset
  */
 
 #include "qemu/osdep.h"
@@ -224,12 +224,12 @@ static void resize(Race *race)
     qobject_unref(answer);
 }
 
-/* What waits for all requests: then the storage must answer */
+/* A reset; or what waits for all requests, and the storage must answer */
 static void disturb(Race *race)
 {
     unsigned int what = dice(race, 3);
 
-    if (what != 0 || !race_reset_held()) {
+    if (what != 0 || !race_reset_held() || dice(race, 2)) {
         store_set_mode(race->store, STORE_DRAIN);
     }
     switch (what) {
