@@ -452,7 +452,7 @@ void virtio_blk_cancel_class_init(VirtioDeviceClass *vdc)
 void virtio_blk_cancel_legacy(VirtIOBlock *s, uint64_t *features)
 {
     if (virtio_has_feature(s->host_features, VIRTIO_BLK_F_CANCEL)) {
-        warn_report("virtio-blk: cancel=on has no effect, because the "
+        warn_report("virtio-blk: no driver will see cancel=on, because the "
                     "transport offers only the legacy interface; see its "
                     "properties disable-modern, force-legacy or max_revision");
         virtio_clear_feature(features, VIRTIO_BLK_F_CANCEL);
