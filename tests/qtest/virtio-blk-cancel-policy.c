@@ -324,6 +324,15 @@ static void test_accounting(const void *base)
     before[12] = vbc_stat(v, "rd_total_time_ns");
     check_figures(v, before);
     check_canceled(v, HANGS + 2);
+
+    /* A reset is no CANCEL */
+    vbc_hold(v);
+    vbc_send(v, &fenced);
+    vbc_sync(v, v->q);
+    vbc_restart_device(v);
+    vbc_release(v);
+    vbc_settle(v);
+    check_canceled(v, HANGS + 2);
     vbc_stop(v);
 }
 
