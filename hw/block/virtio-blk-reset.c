@@ -193,10 +193,12 @@ void virtio_blk_cancel_start(VirtIOBlock *s)
     /*
      * After a start that failed the main loop serves the virtqueues.  If the
      * BlockBackend is in its IOThread already, which no stop has changed, then
-     * nothing else waits for the main loop's requests.
+     * nothing else waits for the main loop's requests.  And the next stop,
+     * which does nothing for a start that failed, has something to do.
      */
     if (s->cancel && s->ioeventfd_disabled) {
         blk_drain(s->blk);
+        s->ioeventfd_disabled = false;
     }
 }
 

@@ -9,6 +9,7 @@
  */
 
 #include "qemu/osdep.h"
+#include <sys/resource.h>
 #include "standard-headers/linux/pci_regs.h"
 #include "virtio-blk-cancel-lib.h"
 
@@ -584,6 +585,76 @@ static void test_in_order(const void *base)
     vbc_stop(v);
 }
 
+static rlim_t lowest_free_fd(pid_t pid)
+{
+    rlim_t fd = 0;
+    bool used;
+
+    do {
+        g_autofree char *path = g_strdup_printf("/proc/%d/fd/%d", pid, (int)fd);
+
+        used = g_file_test(path, G_FILE_TEST_IS_SYMLINK);
+        fd += used;
+    } while (used);
+    return fd;
+}
+
+/*
+ * A device that finds no file descriptors is served by the main loop, until it
+ * is started once more.  What the main loop has is not left to the IOThread.
+ */
+static void test_start_failed(const void *opts)
+{
+    struct rlimit none, limit;
+    Vbc *v = start(opts, NULL);
+    VbcReq r[2] = {
+        { .type = VIRTIO_BLK_T_IN, .tag = 1, .sector = 64, .len = 4096 },
+        { .type = VIRTIO_BLK_T_OUT, .tag = 2, .sector = 128, .len = 4096,
+          .fill = 1 },
+    };
+    pid_t pid;
+
+    if (!v) {
+        return;
+    }
+    pid = qtest_pid(v->qts);
+    vbc_write(v, 0, 512, 1);
+    g_assert_cmpint(prlimit(pid, RLIMIT_NOFILE, NULL, &limit), ==, 0);
+    qvirtio_reset(v->dev);
+    none = (struct rlimit) { lowest_free_fd(pid), limit.rlim_max };
+    g_assert_cmpint(prlimit(pid, RLIMIT_NOFILE, &none, NULL), ==, 0);
+    vbc_restart_device(v);
+    g_assert_cmpint(prlimit(pid, RLIMIT_NOFILE, &limit, NULL), ==, 0);
+
+    vbc_hold(v);
+    for (unsigned int i = 0; i < ARRAY_SIZE(r); i++) {
+        r[i].queue = v->q;
+        vbc_send(v, &r[i]);
+    }
+    vbc_sync(v, v->q);
+    vbc_release_soon(v);
+    v->dev->bus->set_status(v->dev, vbc_device_status(v));
+    vbc_reap(v);
+    for (unsigned int i = 0; i < ARRAY_SIZE(r); i++) {
+        g_assert_cmpuint(r[i].order, !=, 0);
+        g_assert_cmpint(r[i].status, ==, VIRTIO_BLK_S_OK);
+    }
+    g_thread_join(g_steal_pointer(&v->releaser));
+
+    /* It is stopped and reset like any other */
+    vbc_settle(v);
+    vbc_check_read(v, 128, 4096, 1);
+    vbc_hold(v);
+    vbc_send(v, &r[0]);
+    vbc_sync(v, v->q);
+    vbc_watch_begin(v);
+    vbc_restart_device(v);
+    vbc_watch_end(v);
+    vbc_release(v);
+    vbc_check_read(v, 128, 4096, 1);
+    vbc_stop(v);
+}
+
 /* The property */
 
 static void test_property(void)
@@ -626,4 +697,5 @@ void vbc_add_reset_tests(void)
     vbc_add_test("reset/left-queue", loops, test_left_queue);
     vbc_add_test("reset/unmapped", VBC_SETUP_ALL, test_unmapped);
     vbc_add_test("reset/in-order", rings, test_in_order);
+    vbc_add_test("reset/start-failed", loops, test_start_failed);
 }

@@ -55,7 +55,7 @@ void virtio_blk_cancel_legacy(VirtIOBlock *s, uint64_t *features);
 /*
  * virtio_blk_cancel_start:
  *
- * To be called before ioeventfd is started, while no virtqueue is served.
+ * ioeventfd is about to be started, and nothing can fail any more.
  *
  * Context: BQL held.
  */
