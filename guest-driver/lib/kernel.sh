@@ -1,24 +1,27 @@
 # shellcheck shell=bash disable=SC2034
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# Debian's Linux 6.12 for building a module and for booting a guest: headers,
-# kernel image, and the few files of the source that the series is about.
-# Fetched once into the project's cache; nothing is installed.  For
-# guest-driver/build and guest-driver/check.
+# Debian's Linux for building a module and for booting a guest: headers, kernel
+# image, and the few files of the source that the series is about.  Fetched
+# once into the project's cache; nothing is installed.  For guest-driver/build
+# and guest-driver/check.
 #
 #   . guest-driver/lib/kernel.sh
-#   kernel_get          sets kernel_release, kernel_build (to make modules
-#                       with), kernel_source and kernel_root (the image)
+#   kernel_get SERIES   SERIES is 6.12 or the newest that Debian has, 7.3; sets
+#                       kernel_series, kernel_release, kernel_source,
+#                       kernel_root (the image) and kernel_patches (a folder);
+#                       for 7.3 kernel_places, the headers, for root_enter
 #   kernel_module DIR   builds DIR/drivers/block/virtio_blk.c there
+#   kernel_make DIR     builds whatever modules DIR/Kbuild names
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=scripts/lib/apt.sh
 . "$here/../scripts/lib/apt.sh"
+# shellcheck source=guest-driver/lib/root.sh
+. "$here/lib/root.sh"
 
-kernel_series=6.12
-kernel_cache=$PROJECT_CACHE/linux-$kernel_series
 # The layout of the cache, and what is kept of the source
-kernel_layout=1
+kernel_layout=2
 kernel_files=(
     drivers/block/virtio_blk.c
     include/uapi/linux/virtio_blk.h
@@ -36,12 +39,19 @@ die() {
     exit 1
 }
 
-# kernel_suite: the suite whose 6.12 was built with this release's compiler.
+# kernel_suite: the suite to take the kernel from; of 6.12, that which was built
+# with this release's compiler.
 kernel_suite() {
-    case $(apt_codename) in
-    bookworm) echo bookworm-backports ;;
-    *) echo trixie ;;
+    case $kernel_series-$(apt_codename) in
+    6.12-bookworm) echo bookworm-backports ;;
+    6.12-*) echo trixie ;;
+    *) echo trixie-backports ;;
     esac
+}
+
+# kernel_is_foreign: does it take a newer compiler and C library?
+kernel_is_foreign() {
+    [ "$kernel_series" != 6.12 ]
 }
 
 # kernel_find SUITE: sets version and release to the newest source package of
@@ -70,20 +80,27 @@ kernel_fetch() (
     set -e
     suite=$(kernel_suite)
     kernel_find "$suite"
+    # What sparse is tried with, which the headers leave out
+    ! kernel_is_foreign || kernel_files+=(scripts/checker-valid.sh)
     abi=${release%-cloud-amd64}
 
     mkdir -p "$1/deb" "$1/root"
     cd "$1"
-    image=linux-image-$release
-    # grep reads to the end, or apt-cache would be killed
-    apt_in "$suite" apt-cache pkgnames "$image" |
-        grep -xF "$image" > /dev/null || image+=-unsigned
+    packages=("linux-source-$kernel_series" "linux-headers-$release"
+              "linux-headers-$abi-common" "linux-kbuild-$abi")
+    # The image is one package, or three
+    all=$(apt_in "$suite" apt-cache pkgnames linux-)
+    for p in image binary modules base; do
+        p=linux-$p-$release
+        if grep -qxF "$p" <<< "$all"; then
+            packages+=("$p")
+        elif grep -qxF "$p-unsigned" <<< "$all"; then
+            packages+=("$p-unsigned")
+        fi
+    done
     say "fetching Linux $release: source, headers, image (200 MB, once)"
     (cd deb
-     apt_in "$suite" apt-get -q=2 download \
-         "linux-source-$kernel_series=$version" "$image=$version" \
-         "linux-headers-$release=$version" \
-         "linux-headers-$abi-common=$version" "linux-kbuild-$abi=$version")
+     apt_in "$suite" apt-get -q=2 download "${packages[@]/%/=$version}")
 
     say "unpacking it (half a minute, once)"
     for deb in deb/*.deb; do
@@ -102,13 +119,17 @@ kernel_fetch() (
     rm -r deb
     # Only good for type information, for which pahole would be needed
     rm -f "root/usr/src/linux-headers-$release/vmlinux"
+    ! kernel_is_foreign || cp source/scripts/checker-valid.sh \
+        "root/usr/lib/linux-kbuild-$abi/scripts/"
     echo "$release" > release
 )
 
-# Sets kernel_release, kernel_build, kernel_source and kernel_root; fetches
-# them if they are not in the cache.
+# Sets kernel_*; fetches what is not in the cache.
 kernel_get() {
-    local dir=$kernel_cache/$kernel_layout
+    local dir kbuild makefile
+    kernel_series=$1
+    kernel_cache=$PROJECT_CACHE/linux-$kernel_series
+    dir=$kernel_cache/$kernel_layout
     mkdir -p "$kernel_cache"
     exec {kernel_lock}> "$kernel_cache/lock"
     flock "$kernel_lock"
@@ -118,22 +139,56 @@ kernel_get() {
         kernel_fetch "$dir.new"
         mv "$dir.new" "$dir"
     fi
+    exec {kernel_lock}>&-
     kernel_release=$(< "$dir/release")
     kernel_source=$dir/source
     kernel_root=$dir/root
+    if kernel_is_foreign; then
+        kernel_patches=$here/linux-$kernel_series
+        kbuild=usr/lib/linux-kbuild-${kernel_release%-cloud-amd64}
+        kernel_places=("$kernel_root/usr/src:usr/src"
+                       "$kernel_root/$kbuild:$kbuild")
+        root_get
+        return
+    fi
+    kernel_patches=$here/linux
     kernel_build=$kernel_root/usr/src/linux-headers-$kernel_release
     # The package includes from /usr/src, where these headers are not
-    local makefile
     makefile="include $kernel_root/usr/src/linux-headers-${kernel_release%-cloud-amd64}-common/Makefile"
     if [ "$(< "$kernel_build/Makefile")" != "$makefile" ]; then
         echo "$makefile" > "$kernel_build/Makefile"
     fi
-    exec {kernel_lock}>&-
+}
+
+# kernel_make DIR [MAKE-ARGUMENT...]: builds the modules that DIR/Kbuild names.
+# Any warning is an error.
+kernel_make() {
+    local dir=$1
+    shift
+    if kernel_is_foreign; then
+        kernel_make_foreign "$dir" "$@"
+        return
+    fi
+    env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL -u KBUILD_OUTPUT -u ARCH \
+        make -C "$kernel_build" M="$dir" W=1 KCFLAGS=-Werror "$@" modules
+}
+
+# The same in the private root.  Its sparse is older than the headers, and has
+# to be told about one of their words.
+kernel_make_foreign() {
+    local dir=$1
+    shift
+    root_enter "$root" "$dir:work" "${kernel_places[@]}" -- sh -ec '
+        headers=$1
+        shift
+        exec make -C "$headers" M=/work W=1 KCFLAGS=-Werror \
+            CHECK="sparse -D__typeof_unqual__=__typeof__" "$@" modules' \
+        sh "/usr/src/linux-headers-$kernel_release" "$@"
 }
 
 # kernel_module DIR [MAKE-ARGUMENT...]: builds DIR/virtio_blk.ko from
 # DIR/drivers/block/virtio_blk.c, with DIR's own uapi header in front of that
-# of the headers package.  Any warning is an error.
+# of the headers package.
 kernel_module() {
     local dir=$1
     shift
@@ -142,6 +197,5 @@ obj-m := virtio_blk.o
 virtio_blk-y := drivers/block/virtio_blk.o
 LINUXINCLUDE := -I$(src)/include/uapi $(LINUXINCLUDE)
 EOF
-    env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL -u KBUILD_OUTPUT -u ARCH \
-        make -C "$kernel_build" M="$dir" W=1 KCFLAGS=-Werror "$@" modules
+    kernel_make "$dir" "$@"
 }
