@@ -24,10 +24,13 @@ class Build:
 
     def __init__(self, root):
         self.root = Path(root).resolve()
+        # Another kernel for the guest, with what belongs to it
+        guest = os.environ.get("GUEST", "guest")
         self.qemu = self.root / "qemu/qemu-system-x86_64"
-        self.kernel = self.root / "guest/vmlinuz"
-        self.module = self.root / "guest/virtio_blk.ko"
-        self.work = self.root / "guest-tests"
+        self.kernel = self.root / guest / "vmlinuz"
+        self.module = self.root / guest / "virtio_blk.ko"
+        self.fake_module = self.root / guest / "fake_blk.ko"
+        self.work = self.root / f"{guest}-tests"
         self.guest_io = self.work / "guest-io"
         self.hold_fs = self.work / "hold-fs"
         self.initramfs = self.work / "initramfs.cpio"
@@ -35,7 +38,7 @@ class Build:
     @property
     def stock_module(self):
         """The distribution's own virtio_blk.ko."""
-        return self.root / "guest/modules/virtio_blk.ko"
+        return self.kernel.parent / "modules/virtio_blk.ko"
 
     def prepare(self):
         """Build the helpers and the initramfs if they are out of date.
@@ -46,7 +49,7 @@ class Build:
             if not needed.exists():
                 raise NotBuilt(f"{needed} is missing: run 'make' first")
         self.work.mkdir(parents=True, exist_ok=True)
-        with self._locked():
+        with self.locked():
             self._compile(self.guest_io, "guest-io.c", "-static", "-pthread",
                           "-luring")
             self._pack_initramfs()
@@ -57,12 +60,13 @@ class Build:
         flags = subprocess.run(
             ["pkg-config", "--cflags", "--libs", "fuse3"], check=True,
             stdout=subprocess.PIPE, text=True).stdout.split()
-        with self._locked():
+        with self.locked():
             self._compile(self.hold_fs, "hold-fs.c", *flags, "-pthread")
         return self.hold_fs
 
     @contextlib.contextmanager
-    def _locked(self):
+    def locked(self):
+        """Keep other test programs from building the same."""
         with open(self.work / "lock", "w", encoding="ascii") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
@@ -88,6 +92,11 @@ class Build:
         }
         if self.stock_module.exists():
             content["lib/modules/stock/virtio_blk.ko"] = self.stock_module
+        tests = [self.fake_module]
+        tests += [self.kernel.parent / f"modules/{name}.ko"
+                  for name in ("md-mod", "raid1", "libcrc32c", "xfs")]
+        for module in filter(Path.exists, tests):
+            content[f"lib/modules/test/{module.name}"] = module
         if not _outdated(self.initramfs, content.values()):
             return
         with tempfile.TemporaryDirectory(dir=self.work) as staging:

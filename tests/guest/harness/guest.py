@@ -324,6 +324,10 @@ class Guest:
             self._names[name] = found.split("/")[3]
         return self._names[name]
 
+    def forget_disks(self):
+        """The guest's disks have changed."""
+        self._names.clear()
+
     def has_cancel(self, name):
         """Whether driver and device have agreed on cancel requests."""
         bits = self.run(
@@ -338,6 +342,12 @@ class Guest:
     def io(self, name, op, offset=0, length=4096, count=1, seed=0,
            watch=False, polled=False):
         """Issue requests at once, in the background; see guest-io.c."""
+        return self.io_on(f"/dev/{self.disk(name)}", op, offset, length,
+                          count, seed, watch, polled)
+
+    def io_on(self, device, op, offset=0, length=4096, count=1, seed=0,
+              watch=False, polled=False):
+        """The same on any block device of the guest."""
         options, release = "-p" if polled else "", None
         if watch:
             flag = f"/tmp/release-{self._next_id}"
@@ -345,7 +355,7 @@ class Guest:
             release = lambda: self.run(f"touch {flag}")
         call = self.start(
             f"guest-io io -o {offset} -l {length} -n {count} -s {seed} "
-            f"{options} /dev/{self.disk(name)} {op}")
+            f"{options} {device} {op}")
         return IO(call, count, release)
 
     def kernel_log(self):

@@ -1,0 +1,615 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A virtio-blk device without a host: the device's half of the virtqueues runs
+ * in a kernel thread of the same guest, on a disk of vmalloc()ed memory. It does
+ * what a real device does only when everything goes wrong, on command. For
+ * testing drivers; of the virtio core it uses what any transport does.
+ *
+ * Parameters that change at run time say what goes wrong (true for all
+ * virtqueues, and from the next request on):
+ *
+ *   hold         reads, writes and flushes stay with the device
+ *   cancel       what is done about a CANCEL:
+ *                  obey    its target is used with S_CANCELED
+ *                  refuse  S_NOT_CANCELED
+ *                  race    its target completes as if nothing had been asked
+ *                  ignore  it is never used
+ *                  lie     S_OK, and the target is kept
+ *                  unsupp  S_UNSUPP
+ *                  odd     a status that does not exist
+ *   mute         used buffers are not announced
+ *   status       added to the device status that the driver reads: 64 is
+ *                NEEDS_RESET, 255 a device that is gone for good, whatever is
+ *                written here later; a reset takes 64 away
+ *   config       writing to it announces a change of the configuration
+ *   needy        as many times the device needs another reset right after one
+ *   fail_find    as many times the virtqueues cannot be set up
+ *   fail_ok      as many times FEATURES_OK does not stick
+ *   bad_used     the next buffer is used under a wrong name
+ *   sectors      the capacity
+ *
+ * What it has seen, for reading: cancels, resets, held, busy (requests with the
+ * device), wce, queues.
+ */
+#include <linux/cleanup.h>
+#include <linux/list.h>
+#include <linux/module.h>
+#include <linux/slab.h>
+#include <linux/spinlock.h>
+#include <linux/virtio.h>
+#include <linux/virtio_config.h>
+#include <linux/virtio_ring.h>
+#include <linux/vmalloc.h>
+#include <linux/workqueue.h>
+#include <uapi/linux/virtio_blk.h>
+#include <uapi/linux/virtio_ids.h>
+
+#define MAX_QUEUES	8
+#define MAX_SEGS	126
+#define NAME		"fake"
+
+/* As on the wire; spelled out, so that the module builds with any header */
+#define F_CANCEL	50
+#define T_CANCEL	28
+#define S_CANCELED	7
+#define S_NOT_CANCELED	8
+
+struct header {
+	__le32 type;
+	__le32 reserved;
+	__le64 sector;
+	__le64 tag;
+};
+
+struct buffer {
+	void *data;
+	u32 len;
+};
+
+/* A request that the device has taken out of the available ring */
+struct fake_req {
+	struct list_head node;		/* in fake_vq.held */
+	u16 head;
+	struct header hdr;
+	u8 *status;
+	unsigned int num_bufs;
+	struct buffer bufs[MAX_SEGS];
+};
+
+struct fake_vq {
+	struct virtqueue *vq;		/* NULL while there is none */
+	const struct vring *vring;
+	u16 last_avail;
+	struct list_head held;
+};
+
+static struct {
+	struct virtio_device vdev;
+	struct device *parent;
+	struct virtio_blk_config config;
+	struct workqueue_struct *wq;	/* one worker is the device */
+	struct work_struct work;
+
+	/* What follows is under the lock */
+	struct mutex lock;
+	u8 status;
+	void *disk;
+	struct fake_vq vqs[MAX_QUEUES];
+} fake;
+
+static unsigned int features_off;
+module_param(features_off, uint, 0444);	/* 1: CANCEL, 2: INDIRECT_DESC */
+static unsigned int queues = 1;
+module_param(queues, uint, 0444);
+static unsigned int size = 128;
+module_param(size, uint, 0444);
+static unsigned long disk_sectors = 32768;
+module_param(disk_sectors, ulong, 0444);
+
+static bool mute;
+module_param(mute, bool, 0644);
+static uint needy, fail_find, fail_ok, bad_used;
+module_param(needy, uint, 0644);
+module_param(fail_find, uint, 0644);
+module_param(fail_ok, uint, 0644);
+module_param(bad_used, uint, 0644);
+static uint cancels, resets, held, busy;
+module_param(cancels, uint, 0444);
+module_param(resets, uint, 0444);
+module_param(held, uint, 0444);
+module_param(busy, uint, 0444);
+
+static const char * const cancel_names[] = {
+	"obey", "refuse", "race", "ignore", "lie", "unsupp", "odd"
+};
+static enum { OBEY, REFUSE, RACE, IGNORE, LIE, UNSUPP, ODD } cancel;
+
+static int cancel_set(const char *val, const struct kernel_param *kp)
+{
+	int i = sysfs_match_string(cancel_names, val);
+
+	if (i < 0)
+		return i;
+	cancel = i;
+	return 0;
+}
+
+static int cancel_get(char *buf, const struct kernel_param *kp)
+{
+	return sprintf(buf, "%s\n", cancel_names[cancel]);
+}
+
+static const struct kernel_param_ops cancel_ops = {
+	.set = cancel_set, .get = cancel_get
+};
+module_param_cb(cancel, &cancel_ops, NULL, 0644);
+
+static void kick(void)
+{
+	if (fake.wq)
+		queue_work(fake.wq, &fake.work);
+}
+
+static bool hold;
+
+static int hold_set(const char *val, const struct kernel_param *kp)
+{
+	int err = param_set_bool(val, kp);
+
+	kick();
+	return err;
+}
+
+static const struct kernel_param_ops hold_ops = {
+	.set = hold_set, .get = param_get_bool
+};
+module_param_cb(hold, &hold_ops, &hold, 0644);
+
+static u8 wrong_status;
+
+/* What was taken from the driver is not touched any more. */
+static void forget(void)
+{
+	struct fake_req *req, *next;
+	unsigned int i;
+
+	lockdep_assert_held(&fake.lock);
+	for (i = 0; i < MAX_QUEUES; i++) {
+		if (!fake.vqs[i].vq)
+			continue;
+		list_for_each_entry_safe(req, next, &fake.vqs[i].held, node) {
+			list_del(&req->node);
+			kfree(req);
+		}
+	}
+	held = 0;
+	busy = 0;
+	fake.status = 0;
+}
+
+static int status_set(const char *val, const struct kernel_param *kp)
+{
+	int err;
+
+	guard(mutex)(&fake.lock);
+	err = param_set_byte(val, kp);
+	if (wrong_status == 255)
+		forget();
+	kick();
+	return err;
+}
+
+static const struct kernel_param_ops status_ops = {
+	.set = status_set, .get = param_get_byte
+};
+module_param_cb(status, &status_ops, &wrong_status, 0644);
+
+static int config_set(const char *val, const struct kernel_param *kp)
+{
+	virtio_config_changed(&fake.vdev);
+	return 0;
+}
+
+static const struct kernel_param_ops config_ops = { .set = config_set };
+module_param_cb(config, &config_ops, NULL, 0200);
+
+static int sectors_set(const char *val, const struct kernel_param *kp)
+{
+	unsigned long sectors;
+	int err = kstrtoul(val, 0, &sectors);
+
+	if (err)
+		return err;
+	if (sectors > disk_sectors)
+		return -EINVAL;
+	fake.config.capacity = cpu_to_virtio64(&fake.vdev, sectors);
+	return 0;
+}
+
+static const struct kernel_param_ops sectors_ops = { .set = sectors_set };
+module_param_cb(sectors, &sectors_ops, NULL, 0200);
+
+static int wce_get(char *buf, const struct kernel_param *kp)
+{
+	return sprintf(buf, "%u\n", fake.config.wce);
+}
+
+static const struct kernel_param_ops wce_ops = { .get = wce_get };
+module_param_cb(wce, &wce_ops, NULL, 0444);
+
+/* --- The device's half of a virtqueue -------------------------------------- */
+
+static void *map(__virtio64 addr)
+{
+	return phys_to_virt(virtio64_to_cpu(&fake.vdev, addr));
+}
+
+/* Take the next request; NULL if there is none. */
+static struct fake_req *fetch(struct fake_vq *vq)
+{
+	const struct vring *ring = vq->vring;
+	const struct vring_desc *table = ring->desc, *desc;
+	unsigned int hdr_len = 0, i;
+	struct fake_req *req;
+
+	if (vq->last_avail == virtio16_to_cpu(&fake.vdev, READ_ONCE(ring->avail->idx)))
+		return NULL;
+	/* The ring is read after the index that says how far it is filled. */
+	virt_rmb();
+
+	req = kzalloc(sizeof(*req), GFP_KERNEL | __GFP_NOFAIL);
+	i = vq->last_avail++ % ring->num;
+	req->head = virtio16_to_cpu(&fake.vdev, ring->avail->ring[i]);
+
+	desc = &table[req->head];
+	if (virtio16_to_cpu(&fake.vdev, desc->flags) & VRING_DESC_F_INDIRECT) {
+		table = map(desc->addr);
+		desc = table;
+	}
+	for (;;) {
+		u16 flags = virtio16_to_cpu(&fake.vdev, desc->flags);
+		u32 len = virtio32_to_cpu(&fake.vdev, desc->len);
+
+		if (!hdr_len) {
+			hdr_len = len;
+			memcpy(&req->hdr, map(desc->addr),
+			       min_t(size_t, len, sizeof(req->hdr)));
+		} else if (!(flags & VRING_DESC_F_NEXT)) {
+			req->status = map(desc->addr) + len - 1;
+		} else if (!WARN_ON(req->num_bufs == MAX_SEGS)) {
+			req->bufs[req->num_bufs].data = map(desc->addr);
+			req->bufs[req->num_bufs++].len = len;
+		}
+		if (!(flags & VRING_DESC_F_NEXT))
+			break;
+		desc = &table[virtio16_to_cpu(&fake.vdev, desc->next)];
+	}
+	WARN_ON(hdr_len != (features_off & 1 ||
+			    !virtio_has_feature(&fake.vdev, F_CANCEL) ? 16 : 24));
+	busy++;
+	return req;
+}
+
+/* Put the request into the used ring, and forget it. */
+static void use(struct fake_vq *vq, struct fake_req *req, u8 status)
+{
+	const struct vring *ring = vq->vring;
+	u16 idx = virtio16_to_cpu(&fake.vdev, ring->used->idx);
+	u32 id = req->head;
+
+	if (bad_used) {
+		bad_used--;
+		id = ring->num;
+	}
+	*req->status = status;
+	ring->used->ring[idx % ring->num].id = cpu_to_virtio32(&fake.vdev, id);
+	ring->used->ring[idx % ring->num].len = cpu_to_virtio32(&fake.vdev, 1);
+	/* The index says that all before it has been written. */
+	virt_wmb();
+	WRITE_ONCE(ring->used->idx, cpu_to_virtio16(&fake.vdev, idx + 1));
+	busy--;
+	kfree(req);
+}
+
+static void announce(struct fake_vq *vq)
+{
+	if (!mute)
+		vring_interrupt(0, vq->vq);
+}
+
+static u8 execute(struct fake_req *req)
+{
+	u32 type = le32_to_cpu(req->hdr.type);
+	u64 sector = le64_to_cpu(req->hdr.sector);
+	unsigned int i;
+
+	if (type == VIRTIO_BLK_T_FLUSH)
+		return VIRTIO_BLK_S_OK;
+	if (type == VIRTIO_BLK_T_GET_ID) {
+		strscpy_pad(req->bufs[0].data, NAME, req->bufs[0].len);
+		return VIRTIO_BLK_S_OK;
+	}
+	if (type > VIRTIO_BLK_T_OUT)
+		return VIRTIO_BLK_S_UNSUPP;
+
+	for (i = 0; i < req->num_bufs; i++) {
+		u32 len = req->bufs[i].len;
+
+		if (sector + len / 512 > disk_sectors)
+			return VIRTIO_BLK_S_IOERR;
+		if (type == VIRTIO_BLK_T_IN)
+			memcpy(req->bufs[i].data, fake.disk + sector * 512, len);
+		else
+			memcpy(fake.disk + sector * 512, req->bufs[i].data, len);
+		sector += len / 512;
+	}
+	return VIRTIO_BLK_S_OK;
+}
+
+static void do_cancel(struct fake_vq *vq, struct fake_req *req)
+{
+	struct fake_req *r, *target = NULL;
+
+	cancels++;
+	list_for_each_entry(r, &vq->held, node) {
+		if (r->hdr.tag == req->hdr.tag)
+			target = r;
+	}
+	if (cancel == IGNORE) {
+		list_add_tail(&req->node, &vq->held);
+		return;
+	}
+	if (target && (cancel == OBEY || cancel == RACE)) {
+		u8 status = cancel == OBEY ? S_CANCELED : execute(target);
+
+		list_del(&target->node);
+		held--;
+		use(vq, target, status);
+	}
+	use(vq, req, cancel == REFUSE ? S_NOT_CANCELED :
+		     cancel == UNSUPP ? VIRTIO_BLK_S_UNSUPP :
+		     cancel == ODD ? 77 : VIRTIO_BLK_S_OK);
+}
+
+static void serve(struct fake_vq *vq)
+{
+	struct fake_req *req, *next;
+	bool used = false;
+
+	while ((req = fetch(vq))) {
+		u32 type = le32_to_cpu(req->hdr.type);
+
+		if (type == T_CANCEL) {
+			do_cancel(vq, req);
+		} else if (hold && type <= VIRTIO_BLK_T_FLUSH) {
+			list_add_tail(&req->node, &vq->held);
+			held++;
+			continue;
+		} else {
+			use(vq, req, execute(req));
+		}
+		used = true;
+	}
+	if (!hold) {
+		list_for_each_entry_safe(req, next, &vq->held, node) {
+			list_del(&req->node);
+			if (le32_to_cpu(req->hdr.type) == T_CANCEL) {
+				use(vq, req, VIRTIO_BLK_S_OK);
+			} else {
+				held--;
+				use(vq, req, execute(req));
+			}
+			used = true;
+		}
+	}
+	if (used)
+		announce(vq);
+}
+
+/* Owns the rings' device side while it runs; the lock keeps a reset away. */
+static void work_fn(struct work_struct *work)
+{
+	unsigned int i;
+
+	guard(mutex)(&fake.lock);
+	if (!(fake.status & VIRTIO_CONFIG_S_DRIVER_OK) || wrong_status)
+		return;
+	for (i = 0; i < MAX_QUEUES; i++) {
+		if (fake.vqs[i].vq)
+			serve(&fake.vqs[i]);
+	}
+}
+
+/* --- The transport ----------------------------------------------------------- */
+
+static void fake_get(struct virtio_device *vdev, unsigned int offset, void *buf,
+		     unsigned int len)
+{
+	memcpy(buf, (void *)&fake.config + offset, len);
+}
+
+static void fake_set(struct virtio_device *vdev, unsigned int offset,
+		     const void *buf, unsigned int len)
+{
+	memcpy((void *)&fake.config + offset, buf, len);
+}
+
+static u8 fake_get_status(struct virtio_device *vdev)
+{
+	return fake.status | wrong_status;
+}
+
+static void fake_set_status(struct virtio_device *vdev, u8 status)
+{
+	if (status & VIRTIO_CONFIG_S_FEATURES_OK &&
+	    !(fake.status & VIRTIO_CONFIG_S_FEATURES_OK) && fail_ok) {
+		fail_ok--;
+		status &= ~VIRTIO_CONFIG_S_FEATURES_OK;
+	}
+	scoped_guard(mutex, &fake.lock)
+		fake.status = status & ~wrong_status;
+
+	if (status & VIRTIO_CONFIG_S_DRIVER_OK) {
+		if (needy) {
+			needy--;
+			wrong_status = VIRTIO_CONFIG_S_NEEDS_RESET;
+			virtio_config_changed(vdev);
+		}
+		kick();
+	}
+}
+
+static void fake_reset(struct virtio_device *vdev)
+{
+	guard(mutex)(&fake.lock);
+	resets++;
+	forget();
+	if (wrong_status == VIRTIO_CONFIG_S_NEEDS_RESET)
+		wrong_status = 0;
+	fake.config.wce = 1;
+}
+
+static bool fake_notify(struct virtqueue *vq)
+{
+	kick();
+	return true;
+}
+
+static void fake_del_vqs(struct virtio_device *vdev)
+{
+	unsigned int i;
+
+	guard(mutex)(&fake.lock);
+	for (i = 0; i < MAX_QUEUES; i++) {
+		if (fake.vqs[i].vq)
+			vring_del_virtqueue(fake.vqs[i].vq);
+		fake.vqs[i].vq = NULL;
+	}
+}
+
+static int fake_find_vqs(struct virtio_device *vdev, unsigned int nvqs,
+			 struct virtqueue *vqs[],
+			 struct virtqueue_info vqs_info[],
+			 struct irq_affinity *desc)
+{
+	unsigned int i;
+
+	if (fail_find) {
+		fail_find--;
+		return -ENOENT;
+	}
+	for (i = 0; i < nvqs; i++) {
+		struct virtqueue *vq;
+
+		vq = vring_create_virtqueue(i, size, PAGE_SIZE, vdev, true, false,
+					    false, fake_notify,
+					    vqs_info[i].callback,
+					    vqs_info[i].name);
+		if (!vq) {
+			fake_del_vqs(vdev);
+			return -ENOMEM;
+		}
+		scoped_guard(mutex, &fake.lock) {
+			INIT_LIST_HEAD(&fake.vqs[i].held);
+			fake.vqs[i].last_avail = 0;
+			fake.vqs[i].vring = virtqueue_get_vring(vq);
+			fake.vqs[i].vq = vq;
+		}
+		vqs[i] = vq;
+	}
+	return 0;
+}
+
+/* Interrupts come from the worker. */
+static void fake_synchronize_cbs(struct virtio_device *vdev)
+{
+	flush_work(&fake.work);
+}
+
+static u64 fake_get_features(struct virtio_device *vdev)
+{
+	return BIT_ULL(VIRTIO_F_VERSION_1) | BIT_ULL(VIRTIO_BLK_F_SEG_MAX) |
+	       BIT_ULL(VIRTIO_BLK_F_FLUSH) | BIT_ULL(VIRTIO_BLK_F_MQ) |
+	       BIT_ULL(VIRTIO_BLK_F_CONFIG_WCE) |
+	       (features_off & 1 ? 0 : BIT_ULL(F_CANCEL)) |
+	       (features_off & 2 ? 0 : BIT_ULL(VIRTIO_RING_F_INDIRECT_DESC));
+}
+
+static int fake_finalize_features(struct virtio_device *vdev)
+{
+	vring_transport_features(vdev);
+	return 0;
+}
+
+static const struct virtio_config_ops fake_ops = {
+	.get = fake_get,
+	.set = fake_set,
+	.get_status = fake_get_status,
+	.set_status = fake_set_status,
+	.reset = fake_reset,
+	.find_vqs = fake_find_vqs,
+	.del_vqs = fake_del_vqs,
+	.synchronize_cbs = fake_synchronize_cbs,
+	.get_features = fake_get_features,
+	.finalize_features = fake_finalize_features,
+};
+
+static void fake_release(struct device *dev)
+{
+}
+
+static int __init fake_init(void)
+{
+	int err = -ENOMEM;
+
+	mutex_init(&fake.lock);
+	INIT_WORK(&fake.work, work_fn);
+	fake.config.capacity = cpu_to_virtio64(&fake.vdev, disk_sectors);
+	fake.config.seg_max = cpu_to_virtio32(&fake.vdev, MAX_SEGS);
+	fake.config.num_queues =
+		cpu_to_virtio16(&fake.vdev, clamp(queues, 1, MAX_QUEUES));
+	fake.config.wce = 1;
+
+	fake.disk = vzalloc(disk_sectors * 512);
+	if (!fake.disk)
+		return err;
+	fake.wq = alloc_workqueue("fake-blk", WQ_MEM_RECLAIM | WQ_UNBOUND, 1);
+	if (!fake.wq)
+		goto out_free;
+	fake.parent = root_device_register("fake-blk");
+	if (IS_ERR(fake.parent)) {
+		err = PTR_ERR(fake.parent);
+		goto out_destroy;
+	}
+	fake.vdev.id.device = VIRTIO_ID_BLOCK;
+	fake.vdev.id.vendor = 0xffff;
+	fake.vdev.config = &fake_ops;
+	fake.vdev.dev.parent = fake.parent;
+	fake.vdev.dev.release = fake_release;
+	err = register_virtio_device(&fake.vdev);
+	if (err)
+		goto out_put;
+	return 0;
+
+out_put:
+	put_device(&fake.vdev.dev);
+	root_device_unregister(fake.parent);
+out_destroy:
+	destroy_workqueue(fake.wq);
+out_free:
+	vfree(fake.disk);
+	return err;
+}
+
+static void __exit fake_exit(void)
+{
+	unregister_virtio_device(&fake.vdev);
+	root_device_unregister(fake.parent);
+	destroy_workqueue(fake.wq);
+	vfree(fake.disk);
+}
+
+module_init(fake_init);
+module_exit(fake_exit);
+MODULE_DESCRIPTION("A virtio-blk device that goes wrong on command, for tests");
+MODULE_LICENSE("GPL");
