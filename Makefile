@@ -52,6 +52,13 @@ check-tsan: setup-packages
 setup-packages:
 	@scripts/install-deps
 
+# The storage goes away and comes back under a file system for half an hour.
+.PHONY: check-long
+check-long: build
+	@cd tests/guest && BUILD_DIR=$(abspath $(BUILD)) ROUNDS=$${ROUNDS:-20} \
+	    PYTHONDONTWRITEBYTECODE=1 \
+	    /usr/bin/python3 -m pytest -q -p no:cacheprovider test_driver_fio.py
+
 demo: build
 	@scripts/demo --build-dir $(BUILD)
 
@@ -61,7 +68,7 @@ hooks-write hooks-check:
 # What was built goes; QEMU's source and the configuration stay.
 clean:
 	@[ ! -d $(BUILD)/qemu ] || ninja -C $(BUILD)/qemu clean
-	@rm -rf $(BUILD)/guest $(BUILD)/guest-tests
+	@rm -rf $(BUILD)/guest $(BUILD)/guest-*
 
 # The build directory goes, unless it holds edits that are nowhere else.
 distclean:
@@ -80,6 +87,7 @@ help:
 	@echo '                  unit and qtest suites with AddressSanitizer and'
 	@echo '                  UndefinedBehaviorSanitizer; the engine with'
 	@echo '                  ThreadSanitizer; in build directories of their own'
+	@echo 'make check-long   half an hour of fio on storage that comes and goes'
 	@echo 'make demo         show what happens to a hung read, with and without'
 	@echo 'make hooks-write  bring edits in $(BUILD)/src back into the hooks'
 	@echo 'make hooks-check  fail if $(BUILD)/src and the hooks differ'

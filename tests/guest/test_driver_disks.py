@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The driver on QEMU's device: what else happens while requests hang."""
+
+import errno
+from dataclasses import dataclass
+
+import pytest
+
+from checks import IO_TIMEOUT, LATEST, assert_fine, assert_timed_out, load, \
+    seeds, store
+from harness.guest import Disk
+from harness.patterns import BLOCK
+from harness.process import wait_until
+from harness.rig import MAX_SILENCE
+from harness.servers import SIZE
+
+COUNT = 16
+
+
+@dataclass
+class PortDisk(Disk):
+    """A disk that can be unplugged."""
+
+    def arguments(self):
+        return ["-device", "pcie-root-port,id=above"] + super().arguments()
+
+
+def boot(rig, kind=Disk, cancel=True, properties=None, **parameters):
+    """A guest and its disk."""
+    server = rig.nbdkit("disk")
+    disk = kind("disk", server.blockdev("disk"), cancel=cancel,
+                properties=properties or {})
+    guest = rig.boot(disk, io_timeout=IO_TIMEOUT, **parameters)
+    store(guest, "disk", seed=1, count=COUNT)
+    return server, guest
+
+
+def hang(server, guest):
+    """Reads and writes that the storage holds."""
+    server.pause()
+    io = guest.io("disk", "mixed", seed=2, count=COUNT)
+    wait_until(lambda: guest.in_flight("disk") == COUNT, "requests to hang")
+    return io
+
+
+def assert_works(server, guest):
+    """Once the storage is back the disk does what a disk does."""
+    server.resume()
+    assert load(guest, "disk") in (1, 2)
+    store(guest, "disk", seed=3, count=COUNT)
+    assert_fine(guest.io("disk", "read", count=COUNT).results(), seed=3)
+    assert seeds(server.images["disk"], count=COUNT) == {3}
+
+
+@pytest.mark.parametrize("why, cancel, properties, parameters", [
+    ("request timed out", False, {"detach": "on"}, {"timeout_reset": "Y"}),
+    ("device does not cancel a request", True, {"detach-budget": 0},
+     {"cancel_limit": 1})], ids=["no-cancel", "refused"])
+def test_reset(rig, why, cancel, properties, parameters):
+    """The driver resets a device that does not give requests back."""
+    server, guest = boot(rig, cancel=cancel, properties=properties,
+                         **parameters)
+    assert guest.has_cancel("disk") == cancel
+    io = hang(server, guest)
+    if cancel:          # without a budget the reset waits for the storage
+        wait_until(lambda: guest.monitor.silent_for() > MAX_SILENCE
+                   or io.returned(), "the reset")
+        server.resume()
+        for result in io.results(LATEST):
+            assert result.errno in (0, errno.ETIMEDOUT), result
+    else:
+        with rig.alive():
+            # One reset for all
+            assert_timed_out(io.results(LATEST))
+    said = [line for line in guest.kernel_log() if "resetting" in line]
+    assert len(said) == 1 and why in said[0], said
+    assert_works(server, guest)
+
+
+def test_suspend(rig):
+    """The guest falls asleep only once it has its requests back."""
+    server, guest = boot(rig, properties={"detach": "on"})
+    io = hang(server, guest)
+    suspend = guest.start("echo mem > /sys/power/state")
+    wait_until(lambda: guest.qmp.command("query-status")["status"]
+               == "suspended", "the guest to fall asleep", LATEST)
+    guest.qmp.command("system_wakeup")
+    suspend.wait(LATEST)
+    assert_timed_out(io.results(LATEST))
+    assert_works(server, guest)
+
+
+def test_unplug(rig):
+    """The guest lets go of the disk once it has its requests back."""
+    server, guest = boot(rig, PortDisk,
+                         properties={"detach": "on", "bus": "above"})
+    io = hang(server, guest)
+    resets = guest.resets()
+    guest.qmp.command("device_del", id="disk")
+    # The driver resets the device when it has let go of the disk; what QEMU
+    # does then may wait for the storage.
+    wait_until(lambda: guest.resets() > resets,
+               "the guest to give up the disk")
+    server.resume()
+    assert_timed_out(io.results(LATEST))
+    wait_until(lambda: not guest.run("ls /sys/block | grep ^vd || :"),
+               "the disk to be gone")
+    guest.run("rmmod virtio_blk")
+
+
+def test_mirror(rig):
+    """A mirror goes on with one half when the other hangs."""
+    server = rig.nbdkit("disk")
+    healthy = rig.nbdkit("other", name="healthy")
+    guest = rig.boot(Disk("disk", server.blockdev("disk")),
+                     Disk("other", healthy.blockdev("other")),
+                     io_timeout=IO_TIMEOUT)
+    disks = [guest.disk(name) for name in ("disk", "other")]
+    md = "/sys/block/md_test/md"
+    guest.run("insmod /lib/modules/test/md-mod.ko; "
+              "insmod /lib/modules/test/raid1.ko; "
+              "echo md_test > /sys/module/md_mod/parameters/new_array; "
+              f"echo none > {md}/metadata_version; echo raid1 > {md}/level; "
+              f"echo 2 > {md}/raid_disks; "
+              f"echo {SIZE // 1024} > {md}/component_size; "
+              f"echo none > {md}/resync_start")
+    for number, name in enumerate(disks):
+        device = guest.run(f"cat /sys/block/{name}/dev")
+        guest.run(f"echo {device} > {md}/new_dev; "
+                  f"echo {number} > {md}/dev-{name}/slot")
+    guest.run(f"echo active > {md}/array_state; "
+              "[ -e /dev/md_test ] || ln -s /dev/md/md_test /dev/md_test")
+
+    def mirror_io(op, **options):
+        return guest.io_on("/dev/md_test", op, **options)
+
+    assert_fine(mirror_io("write", seed=1, count=COUNT).results())
+    with rig.alive():
+        server.pause()
+        # The write waits for both halves, until one is given up.
+        written = mirror_io("write", seed=2, count=COUNT).results(LATEST)
+        assert_fine(written)
+        assert max(r.seconds for r in written) > IO_TIMEOUT * 0.9
+        # From then on there is nothing to wait for.
+        later = mirror_io("write", seed=3, offset=COUNT * BLOCK).results()
+        later += mirror_io("read").results()
+        assert_fine(later)
+        assert max(r.seconds for r in later) < MAX_SILENCE
+    assert guest.run(f"cat {md}/degraded") == "1"
+    assert seeds(healthy.images["other"], count=COUNT) == {2}
+    server.resume()
+    guest.run(f"echo clear > {md}/array_state")
