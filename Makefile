@@ -81,7 +81,7 @@ distclean:
 help:
 	@echo 'make              build QEMU with virtio-blk CANCEL, and a guest for it'
 	@echo 'make check        build and run all tests; or only some:'
-	@echo '                  SUITE=style|tools|unit|qtest|guest, TEST=NAME'
+	@echo '                  SUITE=style|tools|spec|unit|qtest|guest, TEST=NAME'
 	@echo 'make check-race   cancel at random for MINUTES=10; SEED=N to replay'
 	@echo 'make check-sanitize, make check-tsan'
 	@echo '                  unit and qtest suites with AddressSanitizer and'

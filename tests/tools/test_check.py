@@ -15,6 +15,7 @@ project('rig', meson_version: '>=1.5')
 sh = find_program('sh')
 foreach suite, script: {{
   'style': 'echo 1..1; echo ok 1 /style', 'tools': 'echo 1..1; echo ok 1 /tools',
+  'spec': 'echo 1..1; echo ok 1 /spec',
   'qtest': 'echo 1..1; echo ok 1 /qtest', 'guest': {guest},
   'unit': {unit}}}
   test('test-' + suite, sh, args: ['-c', script], suite: suite,
@@ -40,14 +41,14 @@ def test_each_case_counts(tmp_path):
     status, lines = check(tmp_path, 'echo 1..3; for i in 1 2 3; do echo '
                                     'ok $i /unit/$i; done')
     assert status == 0
-    assert lines[-1] == '8 passed, 0 failed, 0 skipped'
+    assert lines[-1] == '9 passed, 0 failed, 0 skipped'
 
 
 def test_failed_case(tmp_path):
     status, lines = check(tmp_path, 'echo 1..2; echo ok 1 /a; '
                                     'echo not ok 2 /b; exit 1')
     assert status == 1
-    assert lines[-1] == '6 passed, 1 failed, 0 skipped'
+    assert lines[-1] == '7 passed, 1 failed, 0 skipped'
     assert any(line.startswith('failed: test-unit: ') and '/b' in line
                for line in lines)
 
@@ -70,7 +71,7 @@ def test_skipped_case_is_named_with_its_reason(tmp_path):
     status, lines = check(tmp_path, 'echo 1..2; echo ok 1 /a; '
                                     'echo "ok 2 /b # SKIP no storage"')
     assert status == 0
-    assert lines[-1] == '6 passed, 0 failed, 1 skipped'
+    assert lines[-1] == '7 passed, 0 failed, 1 skipped'
     assert 'skipped: test-unit: /b: no storage' in lines
 
 
