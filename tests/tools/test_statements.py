@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""check-statements notices what does not fit."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+PROPOSAL = Path(__file__).resolve().parent.parent.parent / 'spec-proposal'
+
+
+def check(tmp, in_table=('', ''), in_patches=('', '')):
+    """The proposal with a text replaced; returns exit status and output."""
+    shutil.copytree(PROPOSAL / 'patches', tmp / 'patches')
+    shutil.copy(PROPOSAL / 'statements.txt', tmp)
+    for (old, new), paths in ((in_table, [tmp / 'statements.txt']),
+                              (in_patches, (tmp / 'patches').iterdir())):
+        hits = 0
+        for path in paths:
+            text = path.read_text()
+            hits += old in text
+            path.write_text(text.replace(old, new, 1))
+        assert hits
+    run = subprocess.run(
+        [PROPOSAL / 'check-statements', '--patches', tmp / 'patches',
+         '--table', tmp / 'statements.txt'],
+        stdout=subprocess.PIPE, text=True, check=False)
+    return run.returncode, run.stdout
+
+
+def test_as_it_is(tmp_path):
+    status, out = check(tmp_path)
+    assert status == 0
+    assert 'not ok' not in out
+
+
+@pytest.mark.parametrize('change, said', [
+    (('V-7  ', '# V-7  '), 'has no entry: The device MUST ignore'),
+    (('    qtest no-target\n', ''), 'nothing checks it'),
+    (('qtest no-target', 'qtest no-such-test'), 'there is no qtest no-such'),
+    (('model FENCE\n', 'model FENCES\n'), 'there is no model FENCES'),
+    (('guest test_nbd::test_read', 'guest test_nbd::test_reed'),
+     'there is no guest test_nbd::test_reed'),
+    (('V-7  ', 'V-6  '), 'is there twice'),
+], ids=['entry', 'unchecked', 'qtest', 'model', 'guest', 'twice'])
+def test_table(tmp_path, change, said):
+    status, out = check(tmp_path, in_table=change)
+    assert status == 1
+    assert said in out
+
+
+@pytest.mark.parametrize('change, said', [
+    (('+The device MUST ignore', '+The device SHOULD ignore'),
+     'has no entry: The device SHOULD ignore'),
+    (('+The device MUST ignore', '+The device ignores'),
+     'the proposal does not say this'),
+    (('normative:Device Types / Block Device / Device Operation / Request',
+      'normative:Device Types / Block Device / Device Operation / No Request '
+      'Cancellation / Request'), 'not ok 1 labels'),
+], ids=['changed', 'removed', 'label'])
+def test_text(tmp_path, change, said):
+    status, out = check(tmp_path, in_patches=change)
+    assert status == 1
+    assert said in out
