@@ -11,8 +11,10 @@ TEST ?=
 # The race test alone: make check-race MINUTES=60, SEED=N to repeat a run
 MINUTES ?= 10
 SEED ?=
+# A copy of the VIRTIO specification's repository: make spec VIRTIO_SPEC=DIR
+VIRTIO_SPEC ?=
 
-.PHONY: all build check demo tests hooks-write hooks-check clean distclean help
+.PHONY: all build check demo spec tests hooks-write hooks-check clean distclean help
 .NOTPARALLEL:
 
 all: build
@@ -62,6 +64,10 @@ check-long: build
 demo: build
 	@scripts/demo --build-dir $(BUILD)
 
+spec:
+	@scripts/install-deps --spec
+	@spec-proposal/build $(VIRTIO_SPEC:%=--virtio-spec=%) $(BUILD)/spec
+
 hooks-write hooks-check:
 	@scripts/hooks $(@:hooks-%=%) --build-dir $(BUILD)
 
@@ -89,6 +95,8 @@ help:
 	@echo '                  ThreadSanitizer; in build directories of their own'
 	@echo 'make check-long   half an hour of fio on storage that comes and goes'
 	@echo 'make demo         show what happens to a hung read, with and without'
+	@echo 'make spec         build the proposal for the specification, PDF and HTML;'
+	@echo '                  VIRTIO_SPEC=DIR: as a part of the specification in DIR'
 	@echo 'make hooks-write  bring edits in $(BUILD)/src back into the hooks'
 	@echo 'make hooks-check  fail if $(BUILD)/src and the hooks differ'
 	@echo 'make clean        remove what was built'
