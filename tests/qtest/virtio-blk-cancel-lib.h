@@ -51,6 +51,16 @@
 #define VBC_OLD                 0       /* what the disk holds at first */
 #define VBC_POISON              0xd1    /* buffers nobody may touch */
 
+/*
+ * Whether QEMU's memory can be measured: AddressSanitizer keeps for a while
+ * what has been freed.
+ */
+#ifdef CONFIG_ASAN_IFACE_FIBER
+#define VBC_KNOWS_MEMORY    false
+#else
+#define VBC_KNOWS_MEMORY    true
+#endif
+
 /* How descriptors are laid out */
 #define VBC_PACKED              1
 #define VBC_INDIRECT            2

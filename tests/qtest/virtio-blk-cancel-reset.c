@@ -309,7 +309,9 @@ static void test_many(const void *base)
     reset_many(v, 8, queues);
     after = get_usage(v);
     g_assert_cmpuint(after.threads, <=, before.threads);
-    g_assert_cmpuint(after.memory, <, before.memory + 1024);
+    if (VBC_KNOWS_MEMORY) {
+        g_assert_cmpuint(after.memory, <, before.memory + 1024);
+    }
 
     /* The whole budget is there again */
     vbc_write(v, 0, BUDGET, 5);

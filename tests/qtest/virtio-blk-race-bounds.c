@@ -38,13 +38,6 @@
 /* From one sample to the last, where nothing is to grow */
 #define NOISE           (4 * MiB)
 
-/* AddressSanitizer keeps for a while what has been freed. */
-#ifdef CONFIG_ASAN_IFACE_FIBER
-#define KNOWS_MEMORY    false
-#else
-#define KNOWS_MEMORY    true
-#endif
-
 typedef struct Bounds {
     Store *store;               /* what hangs: this */
     HoldFs *fs;                 /* or this */
@@ -100,7 +93,7 @@ static void check_usage(Guest *g, const Usage *now, const Usage *before)
     uint64_t limit = BUDGET + g->opts.iothreads * IDLE_BUFFERS +
                      (BATCH + MAX_DETACHED) * PER_REQUEST;
 
-    if (KNOWS_MEMORY) {
+    if (VBC_KNOWS_MEMORY) {
         g_assert_cmpuint(now->memory, <=, before->memory + limit);
     }
     g_assert_cmpuint(now->threads, <=, before->threads +
@@ -201,7 +194,7 @@ static void hang_and_cancel(Bounds *b)
             guest_reset(g);
         }
     }
-    if (KNOWS_MEMORY) {
+    if (VBC_KNOWS_MEMORY) {
         g_assert_cmpuint(now.memory, <=, settled.memory + NOISE);
     }
     /* A file system may discard without being asked to wait */
