@@ -10,8 +10,10 @@ ROUNDS=n repeats all that; "make check-long" does.
 
 import os
 import random
+import shutil
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -61,6 +63,7 @@ def mount(guest, kind):
 def test_outages(rig, build, kind):
     """fio on a file system, with outages of all sizes."""
     rng = random.Random(kind)
+    tools = tools_image(build, "fio", Path(shutil.which("fio")))
     server = rig.nbdkit("disk")
     image = server.images["disk"]
     os.truncate(image, SIZE)
@@ -68,7 +71,7 @@ def test_outages(rig, build, kind):
     guest = rig.boot(Disk("disk", server.blockdev("disk"),
                           properties={"detach": "on"}),
                      Disk("tools", {"driver": "file", "read-only": True,
-                                    "filename": str(tools_image(build))},
+                                    "filename": str(tools)},
                           cancel=False),
                      io_timeout=IO_TIMEOUT)
     guest.run("mkdir /mnt /tools; "

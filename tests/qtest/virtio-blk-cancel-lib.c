@@ -187,7 +187,8 @@ static unsigned int add_pieces(const VbcReq *r, VbcSegment *segs,
         };
     }
     segs[1 + pieces] = (VbcSegment) {
-        .addr = r->status_addr, .len = 1, .write = true,
+        .addr = r->status_addr - r->trailer, .len = r->trailer + 1,
+        .write = true,
     };
     return pieces + 2;
 }
@@ -204,7 +205,7 @@ void vbc_add(Vbc *v, VbcReq *r)
     r->data_len = is_range(r) ? sizeof(struct virtio_blk_discard_write_zeroes)
                               : r->len;
     out_len = header + (is_out(r) && !r->at ? r->data_len : 0);
-    in_len = 1 + (is_out(r) || r->at ? 0 : r->data_len);
+    in_len = r->trailer + 1 + (is_out(r) || r->at ? 0 : r->data_len);
     r->mem = guest_alloc(&v->alloc, out_len + in_len);
     in = r->mem + out_len;
     r->data = r->at ?: is_out(r) ? r->mem + header : in;
@@ -214,6 +215,10 @@ void vbc_add(Vbc *v, VbcReq *r)
     r->used_len = 0;
     r->status = VBC_NO_STATUS;
     qtest_writeb(v->qts, r->status_addr, VBC_NO_STATUS);
+    if (r->trailer) {
+        qtest_memset(v->qts, r->status_addr - r->trailer, VBC_POISON,
+                     r->trailer);
+    }
     write_header(v, r, header);
     if (!r->at) {
         write_data(v, r);

@@ -118,6 +118,7 @@ typedef struct VbcReq {
     unsigned int split;         /* the header is cut after so many; 0: not */
     unsigned int pieces;        /* the data is cut into so many; 0: not */
     bool alias;                 /* all pieces are in the place of the first */
+    uint32_t trailer;           /* bytes for the device before the status */
     uint64_t at;                /* where the data is, not filled; 0: anywhere */
     VbcFraming framing;
     VbcDirection direction;

@@ -94,7 +94,8 @@ class Build:
             content["lib/modules/stock/virtio_blk.ko"] = self.stock_module
         tests = [self.fake_module]
         tests += [self.kernel.parent / f"modules/{name}.ko"
-                  for name in ("md-mod", "raid1", "libcrc32c", "xfs")]
+                  for name in ("md-mod", "raid1", "libcrc32c", "xfs",
+                               "configfs", "null_blk", "dm-mod")]
         for module in filter(Path.exists, tests):
             content[f"lib/modules/test/{module.name}"] = module
         if not _outdated(self.initramfs, content.values()):

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A disk image with programs of this machine, for a guest that has none."""
 
+import os
 import re
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-
-PROGRAMS = ("fio",)
 
 
 def _libraries(program):
@@ -18,10 +17,12 @@ def _libraries(program):
     return sorted(paths, key=lambda path: not path.name.startswith("ld-"))
 
 
-def tools_image(build):
-    """The image; made once. The linker is /ld.so, libraries are in /lib."""
-    image = build.work / "tools.img"
-    sources = [Path(shutil.which(name)) for name in PROGRAMS]
+def tools_image(build, name, *sources):
+    """The image of this name with these files; made when they are newer.
+
+    The linker is /ld.so, libraries are in /lib.
+    """
+    image = build.work / f"{name}.img"
     with build.locked():
         if image.exists() and all(source.stat().st_mtime
                                   < image.stat().st_mtime
@@ -32,6 +33,8 @@ def tools_image(build):
             (staging / "lib").mkdir()
             for source in sources:
                 shutil.copy(source, staging / source.name)
+                if not os.access(source, os.X_OK):
+                    continue
                 linker, *libraries = _libraries(source)
                 shutil.copy(linker, staging / "ld.so")
                 for library in libraries:
