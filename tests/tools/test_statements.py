@@ -63,3 +63,13 @@ def test_text(tmp_path, change, said):
     status, out = check(tmp_path, in_patches=change)
     assert status == 1
     assert said in out
+
+
+def test_list_of_rules():
+    """The page has the rules that the model checks."""
+    rules = subprocess.run([PROPOSAL / 'model/check', '--list'],
+                           stdout=subprocess.PIPE, text=True, check=True).stdout
+    page = (PROPOSAL / 'README.rst').read_text()
+    assert rules
+    for rule in rules.splitlines():
+        assert f'    {rule}\n' in page

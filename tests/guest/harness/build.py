@@ -98,7 +98,8 @@ class Build:
                                "configfs", "null_blk", "dm-mod")]
         for module in filter(Path.exists, tests):
             content[f"lib/modules/test/{module.name}"] = module
-        if not _outdated(self.initramfs, content.values()):
+        # This file says what is in it
+        if not _outdated(self.initramfs, [*content.values(), Path(__file__)]):
             return
         with tempfile.TemporaryDirectory(dir=self.work) as staging:
             _write_cpio(Path(staging), content, self.initramfs)
