@@ -99,7 +99,7 @@ static void check_quiet(Rig *rig)
     unsigned int arrived = rig_arrived(rig);
 
     g_assert_cmpuint(rig_nr_active(rig), ==, 0);
-    g_assert_cmpuint(rig->bs->in_flight, ==, 0);
+    g_assert_cmpuint(qatomic_read(&rig->bs->in_flight), ==, 0);
     rig_settle(rig);
     g_assert_cmpuint(rig_arrived(rig), ==, arrived);
 }
