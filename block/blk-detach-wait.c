@@ -177,6 +177,25 @@ void blk_detach_release(BlkDetachReq *r)
     }
 }
 
+/*
+ * Called with d->lock held.  Bytes go to those that have waited longer first;
+ * those that wait for a slot may all be of other AioContexts.
+ */
+static bool blk_detach_try_take_locked(BlkDetachReq *r, BlkDetachWait where)
+{
+    BlkDetach *d = r->d;
+
+    if (where == WAIT_BUFFER) {
+        r->charged = QTAILQ_EMPTY(&d->waiting[WAIT_BUFFER]) &&
+                     blk_detach_take_bytes(d, blk_detach_cost(r));
+        return r->charged;
+    }
+    if (blk_detach_slot_free(d, r->dctx)) {
+        blk_detach_take_slot(r);
+    }
+    return r->has_slot;
+}
+
 /* Wait in WAIT_BUFFER for bytes, or in WAIT_SLOT for a slot. */
 static void coroutine_fn
 blk_detach_co_wait_budget(BlkDetachReq *r, BlkDetachWait where)
@@ -192,14 +211,7 @@ blk_detach_co_wait_budget(BlkDetachReq *r, BlkDetachWait where)
      * that we are waiting; pairs with the one in blk_detach_release().
      */
     smp_mb();
-    if (where == WAIT_BUFFER) {
-        r->charged = QTAILQ_EMPTY(&d->waiting[WAIT_BUFFER]) &&
-                     blk_detach_take_bytes(d, blk_detach_cost(r));
-    } else if (blk_detach_slot_free(d, r->dctx)) {
-        /* Those that are waiting may all be of other AioContexts. */
-        blk_detach_take_slot(r);
-    }
-    if (where == WAIT_BUFFER ? r->charged : r->has_slot) {
+    if (blk_detach_try_take_locked(r, where)) {
         qatomic_dec(&d->nr_waiting);
         qemu_mutex_unlock(&d->lock);
         return;

@@ -151,40 +151,40 @@ static void cancel_drain_left(VirtIOBlock *s, unsigned int left)
     }
 }
 
-bool virtio_blk_cancel_stop(VirtIOBlock *s)
+/* @served: by the AioContexts of the virtqueues, until just now */
+static void cancel_drop_all(VirtIOBlock *s, bool served)
 {
     unsigned int left = 0;
-
-    if (!s->cancel || !VIRTIO_DEVICE(s)->vm_running) {
-        return false;
-    }
 
     for (unsigned int i = 0; i < s->conf.num_queues; i++) {
         VirtIOBlkCancelQueue *q = &s->cancel->queue[i];
 
-        cancel_run(s->vq_aio_context[i], cancel_drop_bh, q);
+        cancel_run(served ? s->vq_aio_context[i] : q->ctx, cancel_drop_bh, q);
         left += q->left;
     }
     cancel_drain_left(s, left);
+}
+
+bool virtio_blk_cancel_stop(VirtIOBlock *s)
+{
+    if (!s->cancel || !VIRTIO_DEVICE(s)->vm_running) {
+        return false;
+    }
+
+    cancel_drop_all(s, true);
     return true;
 }
 
 bool virtio_blk_cancel_reset(VirtIOBlock *s)
 {
-    unsigned int left = 0;
-
     if (!s->cancel) {
         return false;
     }
 
     for (unsigned int i = 0; i < s->conf.num_queues; i++) {
-        VirtIOBlkCancelQueue *q = &s->cancel->queue[i];
-
-        cancel_run(q->ctx, cancel_drop_bh, q);
-        left += q->left;
-        q->stopped = false;
+        s->cancel->queue[i].stopped = false;
     }
-    cancel_drain_left(s, left);
+    cancel_drop_all(s, false);
     return true;
 }
 
