@@ -44,11 +44,7 @@ static void check_hung(Vbc *v)
     vbc_hold(v);
     kept.queue = v->q;
     vbc_send(v, &kept);
-    for (unsigned int i = 0; i < ARRAY_SIZE(r); i++) {
-        r[i].queue = v->q;
-        vbc_send(v, &r[i]);
-    }
-    vbc_sync(v, v->q);
+    vbc_send_all(v, r, ARRAY_SIZE(r));
     for (unsigned int i = 0; i < ARRAY_SIZE(r); i++) {
         vbc_cancel_req(v, &r[i]);
         vbc_reuse(v, &r[i]);

@@ -377,37 +377,36 @@ static Layers *new_layers(const char *format)
     return l;
 }
 
+/* An image that qemu-img makes with these options */
+static void check_converted(const void *base, const char *format,
+                            const char *options)
+{
+    Layers *l = new_layers(format);
+
+    new_disk(l, options);
+    check_layers(l, base, NULL, NULL);
+}
+
 static void test_raw(const void *base)
 {
-    Layers *l = new_layers("raw");
-
-    new_disk(l, "-O raw");
-    check_layers(l, base, NULL, NULL);
+    check_converted(base, "raw", "-O raw");
 }
 
 static void test_qcow2(const void *base)
 {
-    Layers *l = new_layers("qcow2");
-
-    new_disk(l, "-O qcow2");
-    check_layers(l, base, NULL, NULL);
+    check_converted(base, "qcow2", "-O qcow2");
 }
 
 /* Small clusters: many tables, and requests of many clusters */
 static void test_qcow2_small(const void *base)
 {
-    Layers *l = new_layers("qcow2");
-
-    new_disk(l, "-O qcow2 -o cluster_size=4096,refcount_bits=1");
-    check_layers(l, base, NULL, NULL);
+    check_converted(base, "qcow2",
+                    "-O qcow2 -o cluster_size=4096,refcount_bits=1");
 }
 
 static void test_qcow2_compressed(const void *base)
 {
-    Layers *l = new_layers("qcow2");
-
-    new_disk(l, "-c -O qcow2");
-    check_layers(l, base, NULL, NULL);
+    check_converted(base, "qcow2", "-c -O qcow2");
 }
 
 static void test_qcow2_backing(const void *base)

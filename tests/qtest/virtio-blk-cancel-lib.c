@@ -284,6 +284,15 @@ void vbc_sync(Vbc *v, unsigned int queue)
     vbc_do(v, &nothing, VIRTIO_BLK_S_OK);
 }
 
+void vbc_send_all(Vbc *v, VbcReq *r, unsigned int num)
+{
+    for (unsigned int i = 0; i < num; i++) {
+        r[i].queue = v->q;
+        vbc_send(v, &r[i]);
+    }
+    vbc_sync(v, v->q);
+}
+
 unsigned int vbc_cancel(Vbc *v, unsigned int queue, uint64_t tag,
                         uint8_t status)
 {

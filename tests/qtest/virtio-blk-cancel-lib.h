@@ -223,6 +223,9 @@ void vbc_publish(Vbc *v, unsigned int queue);
 void vbc_kick(Vbc *v, unsigned int queue);
 void vbc_send(Vbc *v, VbcReq *r);
 
+/* The same for all of @r, on queue v->q; they are with the device then. */
+void vbc_send_all(Vbc *v, VbcReq *r, unsigned int num);
+
 /*
  * virtio-blk-cancel-bus.c: have a PCI device speak the legacy interface; find
  * the device of a microvm, with the interface that it has.

@@ -164,18 +164,11 @@ static void test_iommu(const void *base)
     vbc_check_read(v, 8, 4096, VBC_OLD);
 
     kept.queue = fault.queue = v->q;
-    for (unsigned int i = 0; i < ARRAY_SIZE(r); i++) {
-        r[i].queue = v->q;
-    }
     vbc_hold(v);
     vbc_send(v, &kept);
-    for (unsigned int i = 0; i < ARRAY_SIZE(r) - 1; i++) {
-        vbc_send(v, &r[i]);
-    }
-    vbc_sync(v, v->q);
+    vbc_send_all(v, r, ARRAY_SIZE(r) - 1);
     cancel_and_unmap(&m, r, ARRAY_SIZE(r) - 1);
-    vbc_send(v, &r[4]);
-    vbc_sync(v, v->q);
+    vbc_send_all(v, &r[4], 1);
     cancel_and_unmap(&m, &r[4], 1);
 
     vbc_release(v);

@@ -24,12 +24,8 @@ static const VbcReq hangs[] = {
 
 static void send_hangs(Vbc *v, VbcReq *r)
 {
-    for (unsigned int i = 0; i < HANGS; i++) {
-        r[i] = hangs[i];
-        r[i].queue = v->q;
-        vbc_send(v, &r[i]);
-    }
-    vbc_sync(v, v->q);
+    memcpy(r, hangs, sizeof(hangs));
+    vbc_send_all(v, r, HANGS);
 }
 
 /*

@@ -629,11 +629,7 @@ static void test_start_failed(const void *opts)
     g_assert_cmpint(prlimit(pid, RLIMIT_NOFILE, &limit, NULL), ==, 0);
 
     vbc_hold(v);
-    for (unsigned int i = 0; i < ARRAY_SIZE(r); i++) {
-        r[i].queue = v->q;
-        vbc_send(v, &r[i]);
-    }
-    vbc_sync(v, v->q);
+    vbc_send_all(v, r, ARRAY_SIZE(r));
     vbc_release_soon(v);
     v->dev->bus->set_status(v->dev, vbc_device_status(v));
     vbc_reap(v);

@@ -512,11 +512,7 @@ static void test_budget(const void *opts)
         return;
     }
     vbc_hold(v);
-    for (unsigned int i = 0; i < ARRAY_SIZE(r); i++) {
-        r[i].queue = v->q;
-        vbc_send(v, &r[i]);
-    }
-    vbc_sync(v, v->q);
+    vbc_send_all(v, r, ARRAY_SIZE(r));
     vbc_cancel_req(v, &r[1]);       /* waits */
     vbc_cancel_req(v, &r[0]);       /* with the storage; keeps its budget */
     vbc_expect_pending(v, &r[2]);

@@ -475,32 +475,27 @@ void store_note_canceled(Store *store, uint32_t stamp)
     g_mutex_unlock(&store->lock);
 }
 
-unsigned int store_pending(Store *store)
+static unsigned int read_locked(Store *store, const unsigned int *figure)
 {
     unsigned int n;
 
     g_mutex_lock(&store->lock);
-    n = store->num_pending;
+    n = *figure;
     g_mutex_unlock(&store->lock);
     return n;
+}
+
+unsigned int store_pending(Store *store)
+{
+    return read_locked(store, &store->num_pending);
 }
 
 unsigned int store_late_writes(Store *store)
 {
-    unsigned int n;
-
-    g_mutex_lock(&store->lock);
-    n = store->late_writes;
-    g_mutex_unlock(&store->lock);
-    return n;
+    return read_locked(store, &store->late_writes);
 }
 
 unsigned int store_answered(Store *store)
 {
-    unsigned int n;
-
-    g_mutex_lock(&store->lock);
-    n = store->answered;
-    g_mutex_unlock(&store->lock);
-    return n;
+    return read_locked(store, &store->answered);
 }

@@ -371,6 +371,16 @@ void rig_release_all(Rig *rig)
     }
 }
 
+static void release_all_bh(void *opaque)
+{
+    rig_release_all(opaque);
+}
+
+void rig_release_all_soon(Rig *rig)
+{
+    aio_bh_schedule_oneshot(qemu_get_aio_context(), release_all_bh, rig);
+}
+
 void rig_check_disk(Rig *rig, int64_t offset, int64_t bytes, uint8_t pattern)
 {
     QEMU_LOCK_GUARD(&rig->lock);

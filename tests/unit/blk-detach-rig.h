@@ -204,6 +204,12 @@ bool rig_release_nth(Rig *rig, unsigned int n, int ret);
 /* From now on, hold nothing. */
 void rig_release_all(Rig *rig);
 
+/*
+ * The same from the main loop: while something waits there for the storage, a
+ * drained section for one, and not before.
+ */
+void rig_release_all_soon(Rig *rig);
+
 /* Check that all @bytes at @offset have the value @pattern. */
 void rig_check_disk(Rig *rig, int64_t offset, int64_t bytes, uint8_t pattern);
 

@@ -15,17 +15,6 @@
 
 #define BLOCK(n)    ((n) * RIG_BLOCK)
 
-static void release_all_bh(void *opaque)
-{
-    rig_release_all(opaque);
-}
-
-/* The storage answers while the section waits for it, and not before. */
-static void release_while_draining(Rig *rig)
-{
-    aio_bh_schedule_oneshot(qemu_get_aio_context(), release_all_bh, rig);
-}
-
 /* A write of BLOCK(@n) with content @n, held by the storage and detached */
 static RigReq *detach_block(Rig *rig, int thread, RigOp op, int n)
 {
@@ -66,7 +55,7 @@ static void do_test_detached(const RigVariant *v, void (*drain)(Rig *rig))
     g_autoptr(RigReq) b = detach_block(rig, 1, RIG_WRITE, 1);
 
     rig->drain_began = false;
-    rig->on_drain = release_while_draining;
+    rig->on_drain = rig_release_all_soon;
     drain(rig);
     g_assert_true(rig->drain_began);
     g_assert_cmpuint(rig_nr_landed(rig), ==, 2);
@@ -113,7 +102,7 @@ static void test_waiters_fence(const RigVariant *v)
 
     rig_settle(rig);
     rig_check_info(rig, 1, 0, 0, 2);
-    rig->on_drain = release_while_draining;
+    rig->on_drain = rig_release_all_soon;
     bdrv_drained_begin(rig->bs);
     rig_check_info(rig, 0, rig_info(rig).waiting_drained, 0, 0);
     check_quiet(rig);
@@ -173,7 +162,7 @@ static void do_test_waiters_budget(const RigVariant *v,
 
     rig_settle(rig);
     rig_check_info(rig, 1, 0, 2, 0);
-    rig->on_drain = release_while_draining;
+    rig->on_drain = rig_release_all_soon;
     bdrv_drained_begin(rig->bs);
     rig_check_info(rig, 0, rig_info(rig).waiting_drained,
                    rig_info(rig).waiting_budget, 0);
@@ -371,7 +360,7 @@ static void test_unref(const RigVariant *v)
 
     rig_settle(rig);
     rig_check_info(rig, 2, 0, 0, v->op == RIG_FLUSH ? 0 : 1);
-    rig->on_drain = release_while_draining;
+    rig->on_drain = rig_release_all_soon;
     blk_unref(rig->blk);
     rig_check_result(c, 0);
     /* Closing the node may flush it */
@@ -391,7 +380,7 @@ static void test_remove_medium(const RigVariant *v)
     g_autoptr(RigReq) a = detach_block(rig, 0, v->op, 0);
     g_autoptr(RigReq) b = NULL;
 
-    rig->on_drain = release_while_draining;
+    rig->on_drain = rig_release_all_soon;
     blk_remove_bs(rig->blk);
     g_assert_cmpuint(rig_landed(rig, 0).op, ==, v->op);
     rig_check_info(rig, 0, 0, 0, 0);

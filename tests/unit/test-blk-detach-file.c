@@ -20,21 +20,11 @@
 #include "block/thread-pool.h"
 #include "block/thread-pool-overdue.h"
 #include "system/block-backend.h"
+#include "main-loop-wait.h"
 
 #define SIZE        (64 * KiB)
 /* More than a request takes that does not wait */
 #define WHILE_MS    300
-#define PATIENCE_US (60 * G_USEC_PER_SEC)
-
-#define wait_for(cond)                                                  \
-    do {                                                                \
-        int64_t deadline_ = g_get_monotonic_time() + PATIENCE_US;       \
-        while (!(cond)) {                                               \
-            g_assert_cmpint(g_get_monotonic_time(), <, deadline_);      \
-            main_loop_wait(true);                                       \
-            g_usleep(50); /* another thread's turn */                   \
-        }                                                               \
-    } while (0)
 
 typedef enum FileOp {
     OP_READ,
@@ -164,17 +154,17 @@ static void check_who(FileRig *rig)
     QEMUTimer *timer = timer_new_ms(QEMU_CLOCK_REALTIME, set_flag, &over);
 
     thread_pool_submit_aio(hang, rig, hang_done, rig);
-    wait_for(qatomic_read(&rig->stuck));
+    main_loop_wait_for(qatomic_read(&rig->stuck));
     start_co(rig);
     if (rig->test->by_pool) {
         timer_mod(timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + WHILE_MS);
-        wait_for(over);
+        main_loop_wait_for(over);
         g_assert_false(rig->done);
     } else {
-        wait_for(rig->done);
+        main_loop_wait_for(rig->done);
     }
     qemu_sem_post(&rig->gate);
-    wait_for(rig->unstuck && rig->done);
+    main_loop_wait_for(rig->unstuck && rig->done);
     g_assert_cmpint(rig->ret, >=, 0);
     timer_free(timer);
 }

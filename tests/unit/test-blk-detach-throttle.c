@@ -223,16 +223,6 @@ static void test_throttle_other_member(const RigVariant *v)
     throttle_end(rig);
 }
 
-static void release_all_bh(void *opaque)
-{
-    rig_release_all(opaque);
-}
-
-static void release_while_draining(Rig *rig)
-{
-    aio_bh_schedule_oneshot(qemu_get_aio_context(), release_all_bh, rig);
-}
-
 /* A drained section opens the throttle queue, and waits for what was in it. */
 static void test_throttle_drain(const RigVariant *v)
 {
@@ -250,7 +240,7 @@ static void test_throttle_drain(const RigVariant *v)
     rig_cancel(b);
     rig_check_canceled(b);
 
-    rig->on_drain = release_while_draining;
+    rig->on_drain = rig_release_all_soon;
     bdrv_drained_begin(rig->bs);
     g_assert_cmpuint(rig_nr_active(rig), ==, 0);
     rig_check_info(rig, 0, rig_info(rig).waiting_drained, 0, 0);

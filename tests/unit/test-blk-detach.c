@@ -576,11 +576,6 @@ static void test_sync_cancel(const RigVariant *v)
     rig_end(rig);
 }
 
-static void release_all_bh(void *opaque)
-{
-    rig_release_all(opaque);
-}
-
 /* A request that cannot be detached: blk_aio_cancel() waits, as ever. */
 static void test_sync_cancel_waits(const RigVariant *v)
 {
@@ -588,7 +583,7 @@ static void test_sync_cancel_waits(const RigVariant *v)
     g_autoptr(RigReq) req = rig_submit(rig, 0, v->op, 0, BYTES, 0xaa);
 
     rig_wait(rig_nr_held(rig) == 1);
-    aio_bh_schedule_oneshot(qemu_get_aio_context(), release_all_bh, rig);
+    rig_release_all_soon(rig);
     blk_aio_cancel(req->acb);
     g_assert_cmpuint(rig_req_calls(req), ==, 1);
     rig_check_result(req, 0);

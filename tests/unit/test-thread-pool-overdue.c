@@ -14,12 +14,12 @@
 #include "block/thread-pool.h"
 #include "block/thread-pool-overdue.h"
 #include "iothread.h"
+#include "main-loop-wait.h"
 
 #define POOL_SIZE   16
 #define STUCK       60
 /* Several times what makes a request overdue */
 #define LONG_MS     1000
-#define PATIENCE_US (60 * G_USEC_PER_SEC)
 
 /* Storage that hangs: requests stay at the gate until it is opened. */
 static QemuMutex gate_lock;
@@ -28,16 +28,6 @@ static bool gate_open;              /* under gate_lock */
 static int nr_stuck;                /* under gate_lock */
 
 static int nr_done;                 /* atomic */
-
-#define wait_for(cond)                                                  \
-    do {                                                                \
-        int64_t deadline_ = g_get_monotonic_time() + PATIENCE_US;       \
-        while (!(cond)) {                                               \
-            g_assert_cmpint(g_get_monotonic_time(), <, deadline_);      \
-            main_loop_wait(true);                                       \
-            g_usleep(50); /* another thread's turn */                   \
-        }                                                               \
-    } while (0)
 
 static int hang(void *opaque)
 {
@@ -114,7 +104,7 @@ static void let_time_pass(void)
     QEMUTimer *timer = timer_new_ms(QEMU_CLOCK_REALTIME, set_flag, &over);
 
     timer_mod(timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + LONG_MS);
-    wait_for(over);
+    main_loop_wait_for(over);
     timer_free(timer);
 }
 
@@ -131,15 +121,15 @@ static void test_goes_on(void)
         set_gate(false);
         submit_stuck(STUCK);
         thread_pool_submit_aio(quick, NULL, done, &flag);
-        wait_for(flag);
-        wait_for(stuck() == STUCK);
+        main_loop_wait_for(flag);
+        main_loop_wait_for(stuck() == STUCK);
         g_assert_cmpint(nr_done, ==, 1);
 
         /* One made up for by itself is enough: no thread for each. */
         for (int j = 0; j < STUCK; j++) {
             flag = false;
             thread_pool_submit_aio(quick, NULL, done, &flag);
-            wait_for(flag);
+            main_loop_wait_for(flag);
         }
         if (threads) {
             g_assert_cmpint(nr_threads(), <=, threads + STUCK + POOL_SIZE);
@@ -147,8 +137,8 @@ static void test_goes_on(void)
 
         /* The pool goes back to its size. */
         set_gate(true);
-        wait_for(qatomic_read(&nr_done) == 2 * STUCK + 1);
-        wait_for(nr_threads() <= threads + POOL_SIZE);
+        main_loop_wait_for(qatomic_read(&nr_done) == 2 * STUCK + 1);
+        main_loop_wait_for(nr_threads() <= threads + POOL_SIZE);
     }
     thread_pool_overdue_enable(false);
 }
@@ -168,7 +158,7 @@ static void test_off(void)
     set_gate(false);
     submit_stuck(STUCK);
     thread_pool_submit_aio(quick, NULL, done, &flag);
-    wait_for(stuck() == POOL_SIZE);
+    main_loop_wait_for(stuck() == POOL_SIZE);
     let_time_pass();
     g_assert_cmpint(stuck(), ==, POOL_SIZE);
     g_assert_false(flag);
@@ -176,13 +166,13 @@ static void test_off(void)
     /* Switched on in the middle: the next request shows it. */
     thread_pool_overdue_enable(true);
     thread_pool_submit_aio(quick, NULL, done, NULL);
-    wait_for(flag);
-    wait_for(stuck() == STUCK);
+    main_loop_wait_for(flag);
+    main_loop_wait_for(stuck() == STUCK);
     thread_pool_overdue_enable(false);
 
     set_gate(true);
-    wait_for(qatomic_read(&nr_done) == STUCK + 2);
-    wait_for(nr_threads() <= threads + POOL_SIZE);
+    main_loop_wait_for(qatomic_read(&nr_done) == STUCK + 2);
+    main_loop_wait_for(nr_threads() <= threads + POOL_SIZE);
 }
 
 static void submit_in_thread(void *opaque)
@@ -204,11 +194,11 @@ static void test_end(void)
     nr_done = 0;
     set_gate(false);
     aio_bh_schedule_oneshot(ctx, submit_in_thread, &submitted);
-    wait_for(qatomic_read(&submitted) && stuck() == STUCK);
+    main_loop_wait_for(qatomic_read(&submitted) && stuck() == STUCK);
     set_gate(true);
-    wait_for(qatomic_read(&nr_done) == STUCK);
+    main_loop_wait_for(qatomic_read(&nr_done) == STUCK);
     iothread_join(iothread);
-    wait_for(nr_threads() <= threads);
+    main_loop_wait_for(nr_threads() <= threads);
     thread_pool_overdue_enable(false);
 }
 
