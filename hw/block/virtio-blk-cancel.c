@@ -462,12 +462,7 @@ void virtio_blk_cancel_legacy(VirtIOBlock *s, uint64_t *features)
 bool virtio_blk_cancel_realize(VirtIOBlock *s, Error **errp)
 {
     ERRP_GUARD();
-    BlkDetachOptions opts = {
-        .budget = s->conf.detach_budget,
-        .max_requests = BLK_DETACH_DEFAULT_MAX_REQUESTS,
-        .ctx_quota = BLK_DETACH_DEFAULT_CTX_QUOTA,
-    };
-
+    BlkDetachOptions opts = BLK_DETACH_OPTIONS(s->conf.detach_budget);
     bool cancel = virtio_has_feature(s->host_features, VIRTIO_BLK_F_CANCEL);
 
     if (s->conf.detach == ON_OFF_AUTO_OFF && cancel) {

@@ -43,6 +43,14 @@ typedef struct BlkDetachOptions {
     unsigned int ctx_quota;
 } BlkDetachOptions;
 
+/* For a device model: its own budget, and limits that suit all. */
+#define BLK_DETACH_OPTIONS(_budget)                         \
+    ((BlkDetachOptions) {                                   \
+        .budget         = (_budget),                        \
+        .max_requests   = BLK_DETACH_DEFAULT_MAX_REQUESTS,  \
+        .ctx_quota      = BLK_DETACH_DEFAULT_CTX_QUOTA,     \
+    })
+
 /* A snapshot of one BlockBackend's detached and waiting requests. */
 typedef struct BlkDetachInfo {
     unsigned int detached;          /* detached and unfinished now */
