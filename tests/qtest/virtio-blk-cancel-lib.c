@@ -777,12 +777,15 @@ static char *drive_options(Vbc *v)
                            "file.image.filename=%s%s", format, v->image, more);
 }
 
-static char *device_json(Vbc *v)
+static char *device_options(Vbc *v)
 {
     bool mmio = v->opts.transport == VBC_MMIO;
-    GString *s = g_string_new("{'id': 'vblk', 'drive': 'drv',"
-                              " 'serial': 'cancel-me'");
+    GString *s;
 
+    if (v->opts.device_all) {
+        return g_strdup(v->opts.device_all);
+    }
+    s = g_string_new("{'id': 'vblk', 'drive': 'drv', 'serial': 'cancel-me'");
     g_string_append_printf(s, ", 'driver': 'virtio-blk-%s', 'num-queues': %u",
                            mmio ? "device" : "pci", v->num_queues);
     if (v->opts.port) {
@@ -809,6 +812,8 @@ static char *device_json(Vbc *v)
     g_string_append_printf(s, "%s%s}", v->opts.device ? ", " : "",
                            v->opts.device ?: "");
     g_strdelimit(s->str, "'", '"');
+    g_string_prepend(s, "-device '");
+    g_string_append(s, "'");
     return g_string_free(s, false);
 }
 
@@ -853,13 +858,13 @@ Vbc *vbc_start(const VbcOptions *opts)
         g_string_append_printf(threads, "-object iothread,id=io%u ", i);
     }
     drive = drive_options(v);
-    device = device_json(v);
+    device = device_options(v);
     if (opts->port) {
         g_string_append_printf(threads, "-device pcie-root-port,id=root-port,"
                                "addr=%x.0 ", VBC_SLOT);
     }
     v->qts = qtest_initf("-machine %s -nodefaults %s %s "
-                         "-drive if=none,id=drv,%s -device '%s'",
+                         "-drive if=none,id=drv,%s %s",
                          opts->machine ?: opts->port ? "q35" :
                          opts->transport == VBC_MMIO ? "microvm" : "pc",
                          threads->str, opts->args ?: "", drive, device);

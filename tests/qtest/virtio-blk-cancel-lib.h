@@ -87,6 +87,7 @@ typedef struct VbcOptions {
     const char *drive;          /* more of -drive's options, or NULL */
     const char *format;         /* NULL: raw */
     const char *drive_all;      /* in place of all these, or NULL */
+    const char *device_all;     /* -device arguments instead, or NULL */
     const char *args;           /* more arguments, or NULL */
     const char *image;          /* an image to share, or NULL: a new one */
     const char *more[2];        /* images: exports disk1 and disk2 */
