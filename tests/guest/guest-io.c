@@ -7,6 +7,7 @@
  *
  *   guest-io io [-o OFFSET] [-l LENGTH] [-n COUNT] [-s SEED] [-k FILE] [-p]
  *            DEVICE read|write|fsync|discard|zeroes|mixed
+ *   guest-io reset SCSI-DISK device|target|bus|host
  *   guest-io heartbeat PIDFILE
  *
  * Linked statically, because the guest has no libraries.
@@ -20,6 +21,7 @@
 #include <linux/fs.h>
 #include <pthread.h>
 #include <sched.h>
+#include <scsi/sg.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -36,6 +38,11 @@
 #define ALIGNMENT   4096
 #define CANARY      0xc5
 #define BEAT_NS     2000000     /* 2 ms */
+
+/* Not in the C library's header */
+#ifndef SG_SCSI_RESET_NO_ESCALATE
+#define SG_SCSI_RESET_NO_ESCALATE 0x100
+#endif
 
 enum op { OP_READ, OP_WRITE, OP_FSYNC, OP_DISCARD, OP_ZEROES, OP_MAX };
 static const char *const op_names[] = {
@@ -332,6 +339,33 @@ static int main_io(int argc, char **argv)
     return 0;
 }
 
+/* What sg_reset does, without escalation. */
+static int main_reset(const char *device, const char *kind)
+{
+    static const char *const kinds[] = { "device", "bus", "host", "target" };
+    double begin;
+    int fd, ret, value = -1;
+
+    for (unsigned i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+        if (!strcmp(kind, kinds[i])) {
+            value = SG_SCSI_RESET_NO_ESCALATE | (SG_SCSI_RESET_DEVICE + i);
+        }
+    }
+    if (value < 0) {
+        errno = EINVAL;
+        die(kind);
+    }
+    fd = open(device, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0) {
+        die(device);
+    }
+    begin = now();
+    ret = ioctl(fd, SG_SCSI_RESET, &value);
+    printf("{\"errno\": %d, \"seconds\": %.4f}\n", ret < 0 ? errno : 0,
+           now() - begin);
+    return 0;
+}
+
 /* One per vCPU; the beating thread and the reporting main thread share it. */
 struct pulse {
     unsigned cpu;                   /* set once */
@@ -437,9 +471,12 @@ int main(int argc, char **argv)
     if (argc > 2 && !strcmp(argv[1], "io")) {
         return main_io(argc - 1, argv + 1);
     }
+    if (argc == 4 && !strcmp(argv[1], "reset")) {
+        return main_reset(argv[2], argv[3]);
+    }
     if (argc == 3 && !strcmp(argv[1], "heartbeat")) {
         return main_heartbeat(argv[2]);
     }
-    fprintf(stderr, "usage: guest-io io|heartbeat ...\n");
+    fprintf(stderr, "usage: guest-io io|reset|heartbeat ...\n");
     return 2;
 }

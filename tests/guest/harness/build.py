@@ -95,7 +95,9 @@ class Build:
         tests = [self.fake_module]
         tests += [self.kernel.parent / f"modules/{name}.ko"
                   for name in ("md-mod", "raid1", "libcrc32c", "xfs",
-                               "configfs", "null_blk", "dm-mod")]
+                               "configfs", "null_blk", "dm-mod",
+                               "scsi_common", "scsi_mod", "virtio_scsi",
+                               "sd_mod")]
         for module in filter(Path.exists, tests):
             content[f"lib/modules/test/{module.name}"] = module
         # This file says what is in it
