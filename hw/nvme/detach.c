@@ -1,0 +1,343 @@
+/*
+ * QEMU NVMe: commands that can be taken back while the storage hangs
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * A command is taken back by cancelling the block request it waits for.  With
+ * detaching on, that request's callback runs inside the call and says either
+ * -ECANCELED, which ends the command in the same way as any error would, or
+ * the real result if that is known already; a command of several steps then
+ * goes on to the next one, which is cancelled in turn.  The callbacks free what
+ * the command has used: nothing of it is looked at again.
+ *
+ * What the storage still does with a command that was taken back touches
+ * nothing of the guest's, and later commands on the same blocks wait for it:
+ * the BlockBackend sees to both.
+ *
+ * Hooks: ctrl.c and ns.c.
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/error-report.h"
+#include "qapi/error.h"
+#include "block/accounting.h"
+#include "system/block-backend.h"
+
+#include "nvme.h"
+#include "trace.h"
+
+/*
+ * How often a command is asked to let go.  One that refuses does so at no cost;
+ * one whose steps all have a result at once has about so many: a transfer in
+ * 1024 pieces, Copy of 128 ranges in four steps, DSM of 256 in two.
+ */
+#define MAX_STEPS 1024
+
+/* Waiting less is not worth a warning; it also limits their rate. */
+#define WARN_NS (100 * SCALE_MS)
+
+/* The flush of one namespace for the shutdown of a controller */
+struct NvmeDetachFlush {
+    NvmeCtrl *n;                /* NULL once cancelled */
+    BlockAIOCB *aiocb;          /* set once */
+    QLIST_ENTRY(NvmeDetachFlush) next;
+};
+
+bool nvme_detach_ns_setup(NvmeNamespace *ns, Error **errp)
+{
+    ERRP_GUARD();
+    BlkDetachOptions opts = BLK_DETACH_OPTIONS(ns->params.detach_budget);
+
+    if (!ns->params.detach) {
+        return true;
+    }
+    if (!blk_set_detach(ns->blkconf.blk, &opts, errp)) {
+        error_prepend(errp, "detach=on is not possible: ");
+        error_append_hint(errp, "Use detach=off.\n");
+        return false;
+    }
+    ns->detaching = true;
+
+    /*
+     * Errors for deallocated blocks are not on offer: QEMU would ask the
+     * storage about them with the vCPUs and the monitor standing still.
+     */
+    ns->id_ns.nsfeat &= ~NVME_ID_NS_NSFEAT_DAE;
+    return true;
+}
+
+void nvme_detach_ns_cleanup(NvmeNamespace *ns)
+{
+    if (ns->detaching) {
+        ns->detaching = false;
+        blk_set_detach(ns->blkconf.blk, NULL, &error_abort);
+    }
+}
+
+bool nvme_detach_check(NvmeCtrl *n, Error **errp)
+{
+    if (n->namespace.params.detach && !n->namespace.blkconf.blk) {
+        error_setg(errp, "detach=on needs a drive");
+        error_append_hint(errp, "Set it on the nvme-ns devices instead.\n");
+        return false;
+    }
+    return true;
+}
+
+bool nvme_detach_enabled(NvmeCtrl *n)
+{
+    /* Not only what is attached: commands outlive that */
+    for (unsigned int i = 1; i <= NVME_MAX_NAMESPACES; i++) {
+        NvmeNamespace *ns = nvme_subsys_ns(n->subsys, i);
+
+        if (ns && ns->detaching) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool changes_zones(NvmeRequest *req)
+{
+    if (!req->ns || !req->ns->params.zoned) {
+        return false;
+    }
+
+    switch (req->cmd.opcode) {
+    case NVME_CMD_WRITE:
+    case NVME_CMD_WRITE_ZEROES:
+    case NVME_CMD_COPY:
+    case NVME_CMD_ZONE_APPEND:
+    case NVME_CMD_ZONE_MGMT_SEND:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/*
+ * Not everything that can be taken back is aborted as well.  A namespace that
+ * was formatted halfway refuses all commands until it is formatted again; and
+ * the host of a zoned one counts on its idea of the write pointer.
+ */
+static bool can_abort(NvmeRequest *req)
+{
+    if (!req->aiocb) {
+        return false;
+    }
+    return req->sq->sqid ? !changes_zones(req)
+                         : req->cmd.opcode != NVME_ADM_CMD_FORMAT_NVM;
+}
+
+/*
+ * Take @req back, to end with @status.
+ *
+ * Returns: false if it has not ended.
+ */
+static bool take_back(NvmeRequest *req, uint16_t status)
+{
+    NvmeDetachCtrl *d = &nvme_ctrl(req)->detach;
+    bool ended;
+
+    assert(!d->target);
+    d->target = req;
+    d->status = status;
+    d->canceled = false;
+    for (unsigned int i = 0; d->target && i < MAX_STEPS; i++) {
+        blk_aio_cancel_async(req->aiocb);
+    }
+    ended = !d->target;
+    d->target = NULL;
+    return ended;
+}
+
+bool nvme_detach_abort(NvmeRequest *req)
+{
+    NvmeDetachCtrl *d = &nvme_ctrl(req)->detach;
+    const char *outcome = "cannot be aborted";
+    bool aborted = false;
+
+    if (can_abort(req)) {
+        if (take_back(req, NVME_CMD_ABORT_REQ)) {
+            aborted = d->canceled;
+            outcome = aborted ? "aborted" : "has a result";
+        } else {
+            outcome = "cannot be detached";
+        }
+    }
+    trace_pci_nvme_detach_abort(req->sq->sqid, nvme_cid(req), outcome);
+    return aborted;
+}
+
+bool nvme_detach_cancel_step(NvmeRequest *req, BlockAIOCB *step)
+{
+    if (nvme_ctrl(req)->detach.target != req) {
+        return false;
+    }
+    if (step) {
+        blk_aio_cancel_async(step);
+    }
+    return true;
+}
+
+bool nvme_detach_do_canceled(NvmeRequest *req)
+{
+    NvmeDetachCtrl *d = &nvme_ctrl(req)->detach;
+
+    if (d->target != req) {
+        return false;
+    }
+    d->canceled = true;
+    if (req->ns) {
+        block_acct_canceled(blk_get_stats(req->ns->blkconf.blk));
+        req->acct.type = BLOCK_ACCT_NONE;
+    }
+    return true;
+}
+
+void nvme_detach_ended(NvmeRequest *req)
+{
+    NvmeDetachCtrl *d = &nvme_ctrl(req)->detach;
+
+    if (d->target == req) {
+        d->target = NULL;
+        if (d->canceled) {
+            req->status = d->status;
+        }
+    }
+}
+
+/* Returns: how many commands of @sq could not be taken back */
+static unsigned int drop_sq(NvmeSQueue *sq, uint16_t status)
+{
+    NvmeRequest *req, *next;
+    unsigned int dropped = 0, left = 0;
+
+    QTAILQ_FOREACH_SAFE(req, &sq->out_req_list, entry, next) {
+        if (!req->aiocb) {
+            continue;
+        }
+        if (take_back(req, status)) {
+            dropped++;
+        } else {
+            left++;
+        }
+    }
+    trace_pci_nvme_detach_drop(sq->sqid, dropped, left);
+    return left;
+}
+
+/* Wait for the @left commands that could not be taken back. */
+static void drain(NvmeCtrl *n, unsigned int left)
+{
+    int64_t start = get_clock();
+    int64_t waited;
+
+    trace_pci_nvme_detach_drain(left);
+    for (unsigned int i = 1; i <= NVME_MAX_NAMESPACES; i++) {
+        NvmeNamespace *ns = nvme_subsys_ns(n->subsys, i);
+
+        if (ns) {
+            nvme_ns_drain(ns);
+        }
+    }
+
+    waited = get_clock() - start;
+    if (waited >= WARN_NS) {
+        g_autofree char *path = object_get_canonical_path(OBJECT(n));
+
+        warn_report("nvme: %s had to wait %" PRId64 " ms for commands that "
+                    "cannot be detached: %u", path, waited / SCALE_MS, left);
+    }
+}
+
+void nvme_detach_drop_sq(NvmeSQueue *sq, uint16_t status)
+{
+    NvmeCtrl *n = sq->ctrl;
+    unsigned int left;
+
+    if (!nvme_detach_enabled(n)) {
+        return;
+    }
+    while ((left = drop_sq(sq, status))) {
+        drain(n, left);
+    }
+}
+
+/* Returns: how many commands of all queues could not be taken back */
+static unsigned int drop_all(NvmeCtrl *n, uint16_t status)
+{
+    unsigned int left = 0;
+
+    for (unsigned int i = 0; i < n->params.max_ioqpairs + 1; i++) {
+        if (n->sq[i]) {
+            left += drop_sq(n->sq[i], status);
+        }
+    }
+    return left;
+}
+
+bool nvme_detach_reset(NvmeCtrl *n, uint16_t status)
+{
+    unsigned int left;
+
+    if (!nvme_detach_enabled(n)) {
+        return false;
+    }
+
+    nvme_detach_shutdown_cancel(n);
+    while ((left = drop_all(n, status))) {
+        drain(n, left);
+    }
+    return true;
+}
+
+static void flush_cb(void *opaque, int ret)
+{
+    NvmeDetachFlush *f = opaque;
+    NvmeCtrl *n = f->n;
+    uint32_t csts;
+
+    QLIST_REMOVE(f, next);
+    g_free(f);
+    if (!n || !QLIST_EMPTY(&n->detach.flushes)) {
+        return;
+    }
+
+    trace_pci_nvme_detach_shutdown_complete();
+    csts = ldl_le_p(&n->bar.csts);
+    csts &= ~(CSTS_SHST_MASK << CSTS_SHST_SHIFT);
+    csts |= NVME_CSTS_SHST_COMPLETE;
+    stl_le_p(&n->bar.csts, csts);
+}
+
+uint32_t nvme_detach_shutdown(NvmeCtrl *n)
+{
+    nvme_detach_shutdown_cancel(n);
+
+    for (unsigned int i = 1; i <= NVME_MAX_NAMESPACES; i++) {
+        NvmeNamespace *ns = nvme_ns(n, i);
+
+        if (ns && ns->detaching) {
+            NvmeDetachFlush *f = g_new(NvmeDetachFlush, 1);
+
+            f->n = n;
+            QLIST_INSERT_HEAD(&n->detach.flushes, f, next);
+            f->aiocb = blk_aio_flush(ns->blkconf.blk, flush_cb, f);
+        }
+    }
+    return QLIST_EMPTY(&n->detach.flushes) ? NVME_CSTS_SHST_COMPLETE
+                                           : NVME_CSTS_SHST_PROGRESS;
+}
+
+void nvme_detach_shutdown_cancel(NvmeCtrl *n)
+{
+    NvmeDetachFlush *f, *next;
+
+    /* A flush can always be taken back: flush_cb() frees it, now. */
+    QLIST_FOREACH_SAFE(f, &n->detach.flushes, next, next) {
+        f->n = NULL;
+        blk_aio_cancel_async(f->aiocb);
+    }
+    assert(QLIST_EMPTY(&n->detach.flushes));
+}
