@@ -4,7 +4,8 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * blk-detach.c has the two halves of a request, and cancels it; in
- * blk-detach-wait.c are the places where a request waits before it is issued.
+ * blk-detach-wait.c are the places where a request waits before it is issued;
+ * blk-detach-stats.c counts what happened.
  */
 
 #ifndef BLOCK_BLK_DETACH_CORE_H
@@ -59,6 +60,24 @@ typedef struct BlkDetachCtx {
     QSLIST_ENTRY(BlkDetachCtx) next;
 } BlkDetachCtx;
 
+/* For blk-detach-stats.c */
+typedef struct BlkDetachFigures {
+    QEMUBH *report_bh;          /* set once; scheduled by any thread */
+    bool reported_hung;         /* owned by the main loop */
+
+    /* Protected by BlkDetach.lock; since the figures were reset */
+    uint64_t cancels[BLK_CANCEL__MAX];
+    uint64_t seq_at_reset;      /* BlkDetach.seq then */
+    int64_t max_ns;             /* highest age of a finished request */
+
+    /* Protected by BlkDetach.lock */
+    uint64_t bytes;             /* of all that are detached */
+
+    /* Protected by BlkDetach.lock; since none was detached last */
+    uint64_t seq_before_hang;   /* BlkDetach.seq then */
+    int64_t hang_max_ns;        /* highest age of a finished request */
+} BlkDetachFigures;
+
 struct BlkDetach {
     /* Set once */
     BlockBackend *blk;
@@ -83,6 +102,8 @@ struct BlkDetach {
     QTAILQ_HEAD(, BlkDetachReq) detached;
     BlkDetachWaiterList waiting[WAIT__MAX];
     uint64_t seq;               /* of the request detached last */
+
+    BlkDetachFigures stats;
 };
 
 /* The front: the caller's half. */
@@ -178,5 +199,16 @@ void blk_detach_leave_detached(BlkDetachReq *r);
 /* Initialise @w for @r, or for a request that is not ours if @r is NULL. */
 void blk_detach_init_waiter(BlkDetachWaiter *w, BlkDetachReq *r,
                             int64_t offset, int64_t bytes);
+
+/* When the engine comes and goes.  Context: main loop, BQL held. */
+void blk_detach_stats_init(BlkDetach *d);
+void blk_detach_stats_cleanup(BlkDetach *d);
+
+/* Called with d->lock held: before @r is in, or out of, the list and counts. */
+void blk_detach_stats_enter_locked(BlkDetachReq *r);
+void blk_detach_stats_leave_locked(BlkDetachReq *r);
+
+/* Called with d->lock held: the figures kept here. */
+void blk_detach_stats_query_locked(BlkDetach *d, BlkDetachInfo *info);
 
 #endif /* BLOCK_BLK_DETACH_CORE_H */

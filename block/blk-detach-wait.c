@@ -333,6 +333,7 @@ void blk_detach_enter_detached(BlkDetachReq *r)
     BlkDetach *d = r->d;
 
     QEMU_LOCK_GUARD(&d->lock);
+    blk_detach_stats_enter_locked(r);
     r->detached = true;
     r->seq = ++d->seq;
     QTAILQ_INSERT_TAIL(&d->detached, r, next);
@@ -348,6 +349,7 @@ void blk_detach_leave_detached(BlkDetachReq *r)
     BlkDetachWaiterList woken = QTAILQ_HEAD_INITIALIZER(woken);
 
     WITH_QEMU_LOCK_GUARD(&d->lock) {
+        blk_detach_stats_leave_locked(r);
         QTAILQ_REMOVE(&d->detached, r, next);
         qatomic_set(&d->nr_detached, d->nr_detached - 1);
         if (blk_detach_changes_disk(r)) {

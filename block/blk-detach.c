@@ -98,6 +98,8 @@ static void blk_detach_back_end(BlkDetachReq *r)
         trace_blk_detach_finished(blk, r, r->op, r->offset, r->bytes, r->ret,
                                   get_clock() - r->start_ns);
         blk_detach_leave_detached(r);
+    } else {
+        trace_blk_detach_end(blk, r, r->canceled ? -ECANCELED : r->ret);
     }
     if (front) {
         if (r->op == BLK_DETACH_READ && r->bounced && r->ret >= 0) {
@@ -128,6 +130,7 @@ static void coroutine_fn blk_detach_back_entry(void *opaque)
 
     if (!r->canceled && r->ret >= 0) {
         r->state = BLK_DETACH_ISSUED;
+        trace_blk_detach_issue(r->d->blk, r);
         r->ret = blk_detach_co_issue(r);
     }
     blk_detach_back_end(r);
@@ -255,6 +258,7 @@ BlockAIOCB *blk_detach_aio(BlkDetach *d, BlkDetachOp op, int64_t offset,
     BlkDetachReq *r = blk_detach_new_req(d, op, offset, bytes, qiov, flags);
     BlkDetachAIOCB *front;
 
+    trace_blk_detach_submit(d->blk, r, opaque, op, offset, bytes, flags);
     blk_inc_in_flight(d->blk);
     front = blk_aio_get(&blk_detach_aiocb_info, d->blk, cb, opaque);
     front->blk = d->blk;
@@ -295,6 +299,7 @@ static BlkDetach *blk_detach_new(BlockBackend *blk,
     for (int i = 0; i < WAIT__MAX; i++) {
         QTAILQ_INIT(&d->waiting[i]);
     }
+    blk_detach_stats_init(d);
     return d;
 }
 
@@ -302,6 +307,7 @@ static void blk_detach_free(BlkDetach *d)
 {
     BlkDetachCtx *dctx;
 
+    blk_detach_stats_cleanup(d);
     assert(QTAILQ_EMPTY(&d->detached));
     for (int i = 0; i < WAIT__MAX; i++) {
         assert(QTAILQ_EMPTY(&d->waiting[i]));
@@ -363,8 +369,6 @@ static unsigned int blk_detach_count_locked(BlkDetach *d, BlkDetachWait where)
 void blk_detach_query(BlockBackend *blk, BlkDetachInfo *info)
 {
     BlkDetach *d = *blk_detach_slot(blk);
-    int64_t now = get_clock();
-    BlkDetachReq *r;
 
     *info = (BlkDetachInfo) {};
     if (!d) {
@@ -373,13 +377,10 @@ void blk_detach_query(BlockBackend *blk, BlkDetachInfo *info)
 
     QEMU_LOCK_GUARD(&d->lock);
     info->detached = d->nr_detached;
-    info->detached_ever = d->seq;
     info->budget_used = qatomic_read(&d->budget_used);
     info->waiting_drained = blk_detach_count_locked(d, WAIT_DRAINED);
     info->waiting_budget = blk_detach_count_locked(d, WAIT_BUFFER) +
                            blk_detach_count_locked(d, WAIT_SLOT);
     info->waiting_fence = blk_detach_count_locked(d, WAIT_FENCE);
-    QTAILQ_FOREACH(r, &d->detached, next) {
-        info->oldest_ns = MAX(info->oldest_ns, now - r->start_ns);
-    }
+    blk_detach_stats_query_locked(d, info);
 }

@@ -25,6 +25,37 @@
 #include "virtio-blk-cancel-core.h"
 #include "trace.h"
 
+/* How a CANCEL can end */
+typedef enum CancelEnd {
+    CANCEL_GIVEN_BACK,
+    CANCEL_COMPLETED,
+    CANCEL_UNSUBMITTED,
+    CANCEL_PARKED,
+    CANCEL_STILL_HELD,
+    CANCEL_UNKNOWN_TAG,
+    CANCEL_HAS_DATA,
+} CancelEnd;
+
+static const struct {
+    const char *name;           /* of what has become of the target */
+    BlkCancelOutcome outcome;
+    uint8_t status;             /* of the CANCEL */
+} cancel_ends[] = {
+    [CANCEL_GIVEN_BACK] = { "given back", BLK_CANCEL_CANCELED,
+                            VIRTIO_BLK_S_OK },
+    [CANCEL_COMPLETED] = { "completed", BLK_CANCEL_COMPLETED,
+                           VIRTIO_BLK_S_OK },
+    [CANCEL_UNSUBMITTED] = { "not submitted yet", BLK_CANCEL_CANCELED,
+                             VIRTIO_BLK_S_OK },
+    [CANCEL_PARKED] = { "parked", BLK_CANCEL_CANCELED, VIRTIO_BLK_S_OK },
+    [CANCEL_STILL_HELD] = { "still held", BLK_CANCEL_REFUSED,
+                            VIRTIO_BLK_S_NOT_CANCELED },
+    [CANCEL_UNKNOWN_TAG] = { "unknown tag", BLK_CANCEL_NOT_FOUND,
+                             VIRTIO_BLK_S_OK },
+    [CANCEL_HAS_DATA] = { "has data", BLK_CANCEL_INVALID,
+                          VIRTIO_BLK_S_IOERR },
+};
+
 static VirtIOBlkCancelQueue *cancel_queue(VirtIOBlockReq *req)
 {
     return &req->dev->cancel->queue[virtio_get_queue_index(req->vq)];
@@ -35,6 +66,8 @@ static void cancel_link(VirtIOBlockReq *req)
     VirtIOBlkCancelQueue *q = cancel_queue(req);
 
     q->ctx = qemu_get_current_aio_context();
+    trace_virtio_blk_cancel_request(VIRTIO_DEVICE(req->dev), req,
+                                    virtio_get_queue_index(req->vq), req->tag);
 
     /* A request that is parsed again has stayed in the list */
     if (!QTAILQ_IN_USE(req, inflight)) {
@@ -86,7 +119,13 @@ static bool cancel_was_canceled(VirtIOBlockReq *req)
     /* The AIOCB ends with the callback; the request may live on, parked */
     BlockAIOCB *acb = g_steal_pointer(&req->acb);
 
-    return req->dev->cancel && acb && blk_aio_was_canceled(acb);
+    if (!req->dev->cancel || !acb || !blk_aio_was_canceled(acb)) {
+        return false;
+    }
+    if (cancel_queue(req)->target == req) {
+        cancel_queue(req)->canceled = true;
+    }
+    return true;
 }
 
 bool virtio_blk_cancel_finish(VirtIOBlockReq *req)
@@ -237,13 +276,14 @@ void virtio_blk_cancel_submitted(VirtIOBlkCancelQueue *q)
     }
 }
 
-/* Returns: what has become of @q->target, for tracing */
-static const char *cancel_target(VirtIOBlkCancelQueue *q, MultiReqBuffer *mrb)
+/* Take @q->target back, from wherever it is. */
+static CancelEnd cancel_target(VirtIOBlkCancelQueue *q, MultiReqBuffer *mrb)
 {
+    q->canceled = false;
     if (q->target->acb) {
         virtio_blk_cancel_submitted(q);
         if (!q->target) {
-            return "given back";
+            return q->canceled ? CANCEL_GIVEN_BACK : CANCEL_COMPLETED;
         }
     }
 
@@ -254,15 +294,16 @@ static const char *cancel_target(VirtIOBlkCancelQueue *q, MultiReqBuffer *mrb)
     if (!q->target->acb) {
         if (cancel_take_unsubmitted(mrb, q->target)) {
             cancel_complete(q->target);
-            return "not submitted yet";
+            return CANCEL_UNSUBMITTED;
         }
         if (cancel_take_parked(q, q->target)) {
             cancel_complete(q->target);
-            return "parked";
+            return CANCEL_PARKED;
         }
     }
 
-    return "still held";
+    q->target = NULL;
+    return CANCEL_STILL_HELD;
 }
 
 bool virtio_blk_cancel_handle(VirtIOBlockReq *req, MultiReqBuffer *mrb,
@@ -271,8 +312,7 @@ bool virtio_blk_cancel_handle(VirtIOBlockReq *req, MultiReqBuffer *mrb,
     VirtIODevice *vdev = VIRTIO_DEVICE(req->dev);
     unsigned int index = virtio_get_queue_index(req->vq);
     VirtIOBlkCancelQueue *q;
-    uint8_t status = VIRTIO_BLK_S_OK;
-    const char *outcome = "unknown tag";
+    CancelEnd end;
 
     if (type != VIRTIO_BLK_T_CANCEL || !req->dev->cancel ||
         !virtio_vdev_has_feature(vdev, VIRTIO_BLK_F_CANCEL)) {
@@ -283,21 +323,17 @@ bool virtio_blk_cancel_handle(VirtIOBlockReq *req, MultiReqBuffer *mrb,
 
     q = cancel_queue(req);
     if (has_data) {
-        outcome = "has data";
-        status = VIRTIO_BLK_S_IOERR;
+        end = CANCEL_HAS_DATA;
     } else {
         q->target = cancel_find(q, req->tag);
-        if (q->target) {
-            outcome = cancel_target(q, mrb);
-        }
-        if (q->target) {
-            status = VIRTIO_BLK_S_NOT_CANCELED;
-            q->target = NULL;
-        }
+        end = q->target ? cancel_target(q, mrb) : CANCEL_UNKNOWN_TAG;
     }
 
-    trace_virtio_blk_cancel_outcome(vdev, index, req->tag, outcome, status);
-    virtio_blk_req_complete(req, status);
+    trace_virtio_blk_cancel_outcome(vdev, index, req->tag,
+                                    cancel_ends[end].name,
+                                    cancel_ends[end].status);
+    blk_detach_account_cancel(req->dev->blk, cancel_ends[end].outcome);
+    virtio_blk_req_complete(req, cancel_ends[end].status);
     virtio_blk_free_request(req);
     return true;
 }
@@ -447,6 +483,7 @@ void virtio_blk_cancel_class_init(VirtioDeviceClass *vdc)
     vdc->validate_features = cancel_validate_features;
     vdc->post_load = cancel_post_load;
     virtio_blk_cancel_reset_class_init(vdc);
+    virtio_blk_cancel_stats_class_init(OBJECT_CLASS(vdc));
 }
 
 void virtio_blk_cancel_legacy(VirtIOBlock *s, uint64_t *features)
@@ -488,6 +525,7 @@ bool virtio_blk_cancel_realize(VirtIOBlock *s, Error **errp)
         s->cancel->queue[i].dev = s;
         QTAILQ_INIT(&s->cancel->queue[i].inflight);
     }
+    trace_virtio_blk_cancel_device(VIRTIO_DEVICE(s), s->conf.conf.blk);
     return true;
 }
 

@@ -35,6 +35,8 @@ static VirtQueue *cancel_vq(VirtIOBlkCancelQueue *q)
 
 void virtio_blk_cancel_drop(VirtIOBlockReq *req)
 {
+    trace_virtio_blk_cancel_dropped(VIRTIO_DEVICE(req->dev), req);
+
     /* Unmap what was mapped.  What was never parsed is as it was. */
     if (QTAILQ_IN_USE(req, inflight)) {
         iov_discard_undo(&req->inhdr_undo);

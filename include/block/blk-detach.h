@@ -51,15 +51,36 @@ typedef struct BlkDetachOptions {
         .ctx_quota      = BLK_DETACH_DEFAULT_CTX_QUOTA,     \
     })
 
-/* A snapshot of one BlockBackend's detached and waiting requests. */
+/* What became of a guest's cancel: CANCEL, or an abort of another device. */
+typedef enum BlkCancelOutcome {
+    BLK_CANCEL_CANCELED,            /* its target is given back as cancelled */
+    BLK_CANCEL_COMPLETED,           /* its target had its own result already */
+    BLK_CANCEL_NOT_FOUND,           /* there is no such target */
+    BLK_CANCEL_REFUSED,             /* its target is with the storage still */
+    BLK_CANCEL_INVALID,             /* it was malformed */
+    BLK_CANCEL__MAX,
+} BlkCancelOutcome;
+
+/*
+ * A snapshot of one BlockBackend's detached and waiting requests.  "Ever" is
+ * since blk_set_detach() or blk_detach_reset_stats(); ages are from submission.
+ */
 typedef struct BlkDetachInfo {
     unsigned int detached;          /* detached and unfinished now */
-    uint64_t detached_ever;         /* detached since blk_set_detach() */
+    uint64_t detached_bytes;        /* their ranges */
+    uint64_t detached_ever;
+    uint64_t cancels[BLK_CANCEL__MAX]; /* ever, see BlkCancelOutcome */
+    uint64_t budget;                /* BlkDetachOptions.budget */
     uint64_t budget_used;           /* bytes of bounce buffer charged now */
     unsigned int waiting_drained;   /* parked by a drained section */
     unsigned int waiting_budget;    /* for bounce buffer or quota */
     unsigned int waiting_fence;     /* behind a detached request */
     int64_t oldest_ns;              /* age of the oldest detached one, or 0 */
+    int64_t max_ns;                 /* highest age of a detached one, ever */
+
+    /* The same since the first was detached while none was, for the event */
+    uint64_t hang_requests;
+    int64_t hang_max_ns;
 } BlkDetachInfo;
 
 /*
@@ -94,5 +115,25 @@ bool blk_aio_was_canceled(BlockAIOCB *acb);
  * Context: any thread; @blk must stay alive.  All zero if detaching is off.
  */
 void blk_detach_query(BlockBackend *blk, BlkDetachInfo *info);
+
+/*
+ * blk_detach_account_cancel:
+ *
+ * Count a cancel of the guest.  To be called by the device model before the
+ * guest can know its outcome.
+ *
+ * Context: any thread; @blk must stay alive.  No-op if detaching is off.
+ */
+void blk_detach_account_cancel(BlockBackend *blk, BlkCancelOutcome outcome);
+
+/*
+ * blk_detach_reset_stats:
+ *
+ * Start to count from zero what BlkDetachInfo has as "ever".
+ *
+ * Context: main loop, BQL held.
+ * Returns: false if detaching is off.
+ */
+bool blk_detach_reset_stats(BlockBackend *blk);
 
 #endif /* BLOCK_BLK_DETACH_H */

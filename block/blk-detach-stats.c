@@ -1,0 +1,232 @@
+/*
+ * Detachable requests: figures, and the event that storage hangs
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * The engine calls in with its lock held when a request is detached and when
+ * it finishes; device models say what became of a guest's cancel.  Nothing of
+ * this is on the way of a request that nobody cancels.
+ *
+ * The event is sent by a bottom half in the main loop, which looks at the state
+ * that it finds.  So it costs the same however often the state changes in the
+ * meantime, and the last event that it sends tells the last state.
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/lockable.h"
+#include "qemu/main-loop.h"
+#include "qapi/qapi-events-block-detach.h"
+#include "block/blk-detach-qapi.h"
+#include "block/block_int.h"
+#include "hw/qdev-core.h"
+#include "system/block-backend.h"
+#include "blk-detach-core.h"
+#include "trace.h"
+
+/* Called with d->lock held. */
+static int64_t blk_detach_oldest_locked(BlkDetach *d)
+{
+    int64_t now = get_clock(), oldest = 0;
+    BlkDetachReq *r;
+
+    QTAILQ_FOREACH(r, &d->detached, next) {
+        oldest = MAX(oldest, now - r->start_ns);
+    }
+    return oldest;
+}
+
+void blk_detach_stats_enter_locked(BlkDetachReq *r)
+{
+    BlkDetach *d = r->d;
+    BlkDetachFigures *s = &d->stats;
+
+    if (d->nr_detached == 0) {
+        s->seq_before_hang = d->seq;
+        s->hang_max_ns = 0;
+        qemu_bh_schedule(s->report_bh);
+    }
+    s->bytes += r->bytes;
+}
+
+void blk_detach_stats_leave_locked(BlkDetachReq *r)
+{
+    BlkDetachFigures *s = &r->d->stats;
+    int64_t ns = get_clock() - r->start_ns;
+
+    s->bytes -= r->bytes;
+    s->max_ns = MAX(s->max_ns, ns);
+    s->hang_max_ns = MAX(s->hang_max_ns, ns);
+    if (r->d->nr_detached == 1) {
+        qemu_bh_schedule(s->report_bh);
+    }
+}
+
+void blk_detach_stats_query_locked(BlkDetach *d, BlkDetachInfo *info)
+{
+    BlkDetachFigures *s = &d->stats;
+
+    info->oldest_ns = blk_detach_oldest_locked(d);
+    info->max_ns = MAX(s->max_ns, info->oldest_ns);
+    info->detached_bytes = s->bytes;
+    info->detached_ever = d->seq - s->seq_at_reset;
+    info->hang_requests = d->seq - s->seq_before_hang;
+    info->hang_max_ns = MAX(s->hang_max_ns, info->oldest_ns);
+    info->budget = d->opts.budget;
+    memcpy(info->cancels, s->cancels, sizeof(info->cancels));
+}
+
+void blk_detach_account_cancel(BlockBackend *blk, BlkCancelOutcome outcome)
+{
+    BlkDetach *d = *blk_detach_slot(blk);
+
+    if (d) {
+        QEMU_LOCK_GUARD(&d->lock);
+        d->stats.cancels[outcome]++;
+    }
+}
+
+bool blk_detach_reset_stats(BlockBackend *blk)
+{
+    BlkDetach *d = *blk_detach_slot(blk);
+
+    GLOBAL_STATE_CODE();
+
+    if (!d) {
+        return false;
+    }
+    QEMU_LOCK_GUARD(&d->lock);
+    memset(d->stats.cancels, 0, sizeof(d->stats.cancels));
+    d->stats.seq_at_reset = d->seq;
+    d->stats.max_ns = 0;
+    return true;
+}
+
+/*
+ * For QAPI
+ */
+
+BlockDetachStats *blk_detach_get_stats(BlockBackend *blk)
+{
+    BlockDetachStats *stats;
+    BlkDetachInfo info;
+
+    GLOBAL_STATE_CODE();
+
+    if (!*blk_detach_slot(blk)) {
+        return NULL;
+    }
+    blk_detach_query(blk, &info);
+
+    stats = g_new(BlockDetachStats, 1);
+    *stats = (BlockDetachStats) {
+        .cancels            = g_new(BlockCancelStats, 1),
+        .detached           = info.detached,
+        .detached_bytes     = info.detached_bytes,
+        .oldest_age_ns      = info.oldest_ns,
+        .detached_total     = info.detached_ever,
+        .max_age_ns         = info.max_ns,
+        .waiting_fence      = info.waiting_fence,
+        .waiting_budget     = info.waiting_budget,
+        .waiting_drained    = info.waiting_drained,
+        .budget             = info.budget,
+        .budget_used        = info.budget_used,
+    };
+    *stats->cancels = (BlockCancelStats) {
+        .canceled           = info.cancels[BLK_CANCEL_CANCELED],
+        .completed          = info.cancels[BLK_CANCEL_COMPLETED],
+        .not_found          = info.cancels[BLK_CANCEL_NOT_FOUND],
+        .refused            = info.cancels[BLK_CANCEL_REFUSED],
+        .invalid            = info.cancels[BLK_CANCEL_INVALID],
+    };
+    for (int i = 0; i < BLK_CANCEL__MAX; i++) {
+        stats->cancels->received += info.cancels[i];
+    }
+    return stats;
+}
+
+/* The ID that the user knows: the device's own, or of what it is part of. */
+static const char *blk_detach_qdev_id(DeviceState *dev)
+{
+    Object *obj = OBJECT(dev);
+
+    while (obj && object_dynamic_cast(obj, TYPE_DEVICE)) {
+        if (DEVICE(obj)->id) {
+            return DEVICE(obj)->id;
+        }
+        obj = obj->parent;
+    }
+    return NULL;
+}
+
+/* Without figures */
+static BlockDetachInfo *blk_detach_name(BlockBackend *blk)
+{
+    DeviceState *dev = blk_get_attached_dev(blk);
+    BlockDriverState *bs = blk_bs(blk);
+    BlockDetachInfo *info = g_new(BlockDetachInfo, 1);
+    char *path = dev ? object_get_canonical_path(OBJECT(dev)) : NULL;
+
+    *info = (BlockDetachInfo) {
+        .qom_path   = path ?: g_strdup(""),
+        .qdev_id    = g_strdup(blk_detach_qdev_id(dev)),
+        .device     = g_strdup(blk_name(blk)),
+        .node_name  = bs ? g_strdup(bdrv_get_node_name(bs)) : NULL,
+    };
+    return info;
+}
+
+BlockDetachInfo *blk_detach_get_info(BlockBackend *blk)
+{
+    BlockDetachStats *stats = blk_detach_get_stats(blk);
+    BlockDetachInfo *info;
+
+    if (!stats) {
+        return NULL;
+    }
+    info = blk_detach_name(blk);
+    info->stats = stats;
+    return info;
+}
+
+/*
+ * The event
+ */
+
+/* Context: main loop, in a bottom half or because the engine is about to go */
+static void blk_detach_report(void *opaque)
+{
+    BlkDetach *d = opaque;
+    g_autoptr(BlockDetachInfo) name = NULL;
+    BlkDetachInfo info;
+    bool hung;
+
+    blk_detach_query(d->blk, &info);
+    hung = info.detached;
+    if (hung == d->stats.reported_hung) {
+        return;
+    }
+    d->stats.reported_hung = hung;
+
+    name = blk_detach_name(d->blk);
+    qapi_event_send_block_detach_change(name->qom_path, name->qdev_id,
+                                        name->device, name->node_name, hung,
+                                        info.detached, info.detached_bytes,
+                                        info.hang_requests, info.hang_max_ns);
+}
+
+void blk_detach_stats_init(BlkDetach *d)
+{
+    g_autoptr(BlockDetachInfo) name = blk_detach_name(d->blk);
+
+    trace_blk_detach_on(d->blk, name->qdev_id ?: name->qom_path,
+                        name->node_name ?: "");
+    d->stats.report_bh = aio_bh_new(qemu_get_aio_context(), blk_detach_report,
+                                    d);
+}
+
+void blk_detach_stats_cleanup(BlkDetach *d)
+{
+    /* Nobody will hear of this device again: tell that it came back. */
+    blk_detach_report(d);
+    qemu_bh_delete(d->stats.report_bh);
+}

@@ -1,0 +1,117 @@
+/*
+ * QMP and HMP: the figures of devices with detaching on
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Hooks: hmp-commands.hx and hmp-commands-info.hx.
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/cutils.h"
+#include "qapi/error.h"
+#include "qapi/qapi-commands-block-detach.h"
+#include "qobject/qdict.h"
+#include "block/blk-detach.h"
+#include "block/blk-detach-qapi.h"
+#include "block/block-hmp-cmds.h"
+#include "monitor/hmp.h"
+#include "monitor/monitor.h"
+#include "system/block-backend.h"
+
+BlockDetachInfoList *qmp_query_block_detach(Error **errp)
+{
+    BlockDetachInfoList *list = NULL, **tail = &list;
+    BlockBackend *blk = NULL;
+
+    while ((blk = blk_all_next(blk))) {
+        BlockDetachInfo *info = blk_detach_get_info(blk);
+
+        if (info) {
+            QAPI_LIST_APPEND(tail, info);
+        }
+    }
+    return list;
+}
+
+static bool blk_detach_has_id(BlockBackend *blk, const char *id)
+{
+    g_autoptr(BlockDetachInfo) info = blk_detach_get_info(blk);
+
+    return info && (!id || g_str_equal(info->qom_path, id) ||
+                    !g_strcmp0(info->qdev_id, id));
+}
+
+void qmp_block_detach_reset_stats(const char *id, Error **errp)
+{
+    BlockBackend *blk = NULL;
+    bool found = false;
+
+    while ((blk = blk_all_next(blk))) {
+        if (blk_detach_has_id(blk, id)) {
+            found = blk_detach_reset_stats(blk);
+        }
+    }
+    if (id && !found) {
+        error_set(errp, ERROR_CLASS_DEVICE_NOT_FOUND,
+                  "No device '%s' with detach=on; query-block-detach shows "
+                  "those that there are", id);
+    }
+}
+
+static void print_cancels(Monitor *mon, BlockCancelStats *c)
+{
+    monitor_printf(mon, "    Cancels received: %" PRIu64 " (%" PRIu64
+                   " canceled, %" PRIu64 " completed, %" PRIu64 " not found, %"
+                   PRIu64 " refused, %" PRIu64 " invalid)\n", c->received,
+                   c->canceled, c->completed, c->not_found, c->refused,
+                   c->invalid);
+}
+
+static void print_requests(Monitor *mon, BlockDetachStats *s)
+{
+    g_autofree char *now = size_to_str(s->detached_bytes);
+    g_autofree char *budget = size_to_str(s->budget);
+    g_autofree char *used = size_to_str(s->budget_used);
+
+    monitor_printf(mon, "    Detached now:     %" PRIu32, s->detached);
+    if (s->detached) {
+        monitor_printf(mon, " (%s), the oldest for %.1f s", now,
+                       s->oldest_age_ns / 1e9);
+    }
+    monitor_printf(mon, "\n    Detached in all:  %" PRIu64, s->detached_total);
+    if (s->max_age_ns) {
+        monitor_printf(mon, ", highest age %.1f s", s->max_age_ns / 1e9);
+    }
+    monitor_printf(mon, "\n    Waiting:          %" PRIu32 " at the fence, %"
+                   PRIu32 " for budget, %" PRIu32 " drained\n",
+                   s->waiting_fence, s->waiting_budget, s->waiting_drained);
+    monitor_printf(mon, "    Budget used:      %s of %s\n", used, budget);
+}
+
+void hmp_info_blk_detach(Monitor *mon, const QDict *qdict)
+{
+    g_autoptr(BlockDetachInfoList) list = qmp_query_block_detach(NULL);
+    BlockDetachInfoList *l;
+
+    if (!list) {
+        monitor_printf(mon, "No device has detach=on\n");
+    }
+    for (l = list; l; l = l->next) {
+        BlockDetachInfo *info = l->value;
+
+        monitor_printf(mon, "%s (%s): %s\n",
+                       info->qdev_id ?: info->qom_path,
+                       info->node_name ?: "no medium",
+                       info->stats->detached ? "storage hangs" : "ok");
+        print_cancels(mon, info->stats->cancels);
+        print_requests(mon, info->stats);
+    }
+}
+
+void hmp_blk_detach_reset_stats(Monitor *mon, const QDict *qdict)
+{
+    Error *err = NULL;
+
+    qmp_block_detach_reset_stats(qdict_get_try_str(qdict, "id"), &err);
+    hmp_handle_error(mon, err);
+}
