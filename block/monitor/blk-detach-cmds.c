@@ -102,7 +102,8 @@ void hmp_info_blk_detach(Monitor *mon, const QDict *qdict)
         monitor_printf(mon, "%s (%s): %s\n",
                        info->qdev_id ?: info->qom_path,
                        info->node_name ?: "no medium",
-                       info->stats->detached ? "storage hangs" : "ok");
+                       info->stats->detached ? "storage hangs" :
+                                               "nothing detached");
         print_cancels(mon, info->stats->cancels);
         print_requests(mon, info->stats);
     }

@@ -3,8 +3,8 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * What QMP, HMP and QOM show of hung storage, and when QMP tells of it by
- * itself.  Under qtest the rate limit of events runs on the virtual clock,
+ * What QMP, HMP and QOM show of hung storage, when QMP tells of it by itself,
+ * and whether the trace log has what scripts/blk-detach-timeline needs.  Under qtest the rate limit of events runs on the virtual clock,
  * which stands still unless a test steps it.
  */
 
@@ -373,7 +373,7 @@ static void test_hmp(const void *opts)
         return;
     }
     expect_hmp(v, "info blk-detach",
-               "^vblk \\(.*\\): ok\r?\n"
+               "^vblk \\(.*\\): nothing detached\r?\n"
                ".*Cancels received: 0 .*Detached now: +0\r?\n"
                ".*Detached in all: +0\r?\n");
     vbc_hold(v);
@@ -565,12 +565,99 @@ static void test_unplug(const void *opts)
     vbc_abandon(v);
 }
 
+/* The trace log, as scripts/blk-detach-timeline reads it */
+
+static char *run_timeline(const char *script, const char *log)
+{
+    const char *argv[] = { script, log, "--disk", "vblk", NULL };
+    GError *err = NULL;
+    char *out = NULL;
+    int status;
+
+    g_spawn_sync(NULL, (char **)argv, NULL, 0, NULL, NULL, &out, NULL, &status,
+                 &err);
+    g_assert_no_error(err);
+    g_assert_cmpint(status, ==, 0);
+    return out;
+}
+
+static void expect_line(const char *out, const char *pattern)
+{
+    if (!g_regex_match_simple(pattern, out, G_REGEX_MULTILINE, 0)) {
+        g_test_message("no line '%s' in:\n%s", pattern, out);
+        g_assert_not_reached();
+    }
+}
+
+/* Two that hang, one behind them, a CANCEL in vain, and a reset */
+static void write_log(Vbc *v)
+{
+    VbcReq r[] = {
+        { .type = VIRTIO_BLK_T_OUT, .tag = 0x11, .sector = 8, .len = 4096 },
+        { .type = VIRTIO_BLK_T_IN, .tag = 0x12, .sector = 64, .len = 8192 },
+    };
+    VbcReq behind = { .type = VIRTIO_BLK_T_IN, .tag = 0x13, .sector = 8,
+                      .len = 512 };
+
+    vbc_hold(v);
+    vbc_send_all(v, r, ARRAY_SIZE(r));
+    vbc_cancel_req(v, &r[0]);
+    vbc_send_all(v, &behind, 1);
+    check_stat(v, "waiting-fence", 1);
+    vbc_cancel(v, v->q, 0x77, VIRTIO_BLK_S_OK);
+    vbc_restart_device(v);
+    come_back(v);
+    vbc_write(v, 8, 4096, VBC_OLD);
+    vbc_stop(v);
+}
+
+static void test_timeline(const void *base)
+{
+    const char *script = getenv("QTEST_TIMELINE");
+    VbcOptions opts = *(const VbcOptions *)base;
+    g_autofree char *log = NULL;
+    g_autofree char *args = NULL;
+    g_autofree char *out = NULL;
+    Vbc *v;
+
+    if (!script) {
+        g_test_skip("QTEST_TIMELINE does not name blk-detach-timeline");
+        return;
+    }
+    log = g_strdup_printf("%s/qtest-timeline-%d", g_get_tmp_dir(), getpid());
+    args = g_strdup_printf("-msg timestamp=on -D %s -trace blk_detach_* "
+                           "-trace virtio_blk_*", log);
+    opts.server = true;
+    opts.args = args;
+    v = vbc_start(&opts);
+    if (!v) {
+        return;
+    }
+    write_log(v);
+
+    out = run_timeline(script, log);
+    expect_line(out, "^Disk vblk; 0 s is 20");
+    expect_line(out, "#1 write 4 KiB at 4 KiB: submitted, queue \\d,"
+                     " tag 0x11$");
+    expect_line(out, "#1 write 4 KiB at 4 KiB: CANCEL: given back$");
+    expect_line(out, "#1 write 4 KiB at 4 KiB: detached, \\d+\\.\\d+ s old$");
+    expect_line(out, "#1 write 4 KiB at 4 KiB: finished late,");
+    expect_line(out, "#2 read 8 KiB at 32 KiB: dropped by a reset$");
+    expect_line(out, "#2 read 8 KiB at 32 KiB: detached,");
+    expect_line(out, "#3 read 512 B at 4 KiB: waits at the fence$");
+    expect_line(out, "#3 read 512 B at 4 KiB: dropped by a reset$");
+    expect_line(out, "CANCEL of tag 0x77 on queue \\d: unknown tag$");
+    expect_line(out, "RESET: 2 requests dropped$");
+    expect_line(out, "the storage is back: it hung for .* detached: 2 ---$");
+    unlink(log);
+}
+
 int main(int argc, char **argv)
 {
     unsigned int threads = VBC_SETUP_PLAIN | VBC_SETUP_IOTHREADS;
 
     g_test_init(&argc, &argv, NULL);
-    vbc_add_test("figures/outcomes", threads, test_outcomes);
+    vbc_add_test("figures/outcomes", VBC_SETUP_PLAIN, test_outcomes);
     vbc_add_test("figures/completed", VBC_SETUP_PLAIN, test_completed);
     vbc_add_test("figures/detached", threads, test_detached);
     vbc_add_test("figures/budget", VBC_SETUP_PLAIN, test_waiting_budget);
@@ -580,7 +667,8 @@ int main(int argc, char **argv)
     vbc_add_test("figures/hmp", VBC_SETUP_PLAIN, test_hmp);
     qtest_add_func("/virtio-blk-cancel/figures/off", test_off);
     vbc_add_test("event/hung", threads, test_event);
-    vbc_add_test("event/rate", threads, test_event_rate);
+    vbc_add_test("event/rate", VBC_SETUP_IOTHREADS, test_event_rate);
     vbc_add_test("event/unplug", threads, test_unplug);
+    vbc_add_test("timeline", VBC_SETUP_PLAIN, test_timeline);
     return g_test_run();
 }
