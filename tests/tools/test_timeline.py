@@ -66,7 +66,7 @@ def run(tmp_path, log, *args):
         try:
             runpy.run_path(str(TOOL), run_name='__main__')
         except SystemExit as end:
-            err.write(end.code)
+            err.write(f'{end.code}\n')
             status = 1
     return status, out.getvalue(), err.getvalue()
 
