@@ -14,7 +14,7 @@ SEED ?=
 # A copy of the VIRTIO specification's repository: make spec VIRTIO_SPEC=DIR
 VIRTIO_SPEC ?=
 
-.PHONY: all build check demo spec tests hooks-write hooks-check clean distclean help
+.PHONY: all build check demo docs spec tests hooks-write hooks-check clean distclean help
 .NOTPARALLEL:
 
 all: build
@@ -64,6 +64,9 @@ check-long: build
 demo: build
 	@scripts/demo --build-dir $(BUILD)
 
+docs: setup
+	@scripts/docs --build-dir $(BUILD) --all
+
 spec:
 	@scripts/install-deps --spec
 	@spec-proposal/build $(VIRTIO_SPEC:%=--virtio-spec=%) $(BUILD)/spec
@@ -95,6 +98,7 @@ help:
 	@echo '                  ThreadSanitizer; in build directories of their own'
 	@echo 'make check-long   half an hour of fio on storage that comes and goes'
 	@echo 'make demo         show what happens to a hung read, with and without'
+	@echo 'make docs         build QEMU'"'"'s manual with our pages, as HTML'
 	@echo 'make spec         build the proposal for the specification, PDF and HTML;'
 	@echo '                  VIRTIO_SPEC=DIR: as a part of the specification in DIR'
 	@echo 'make hooks-write  bring edits in $(BUILD)/src back into the hooks'
