@@ -292,5 +292,6 @@ void add_drain_tests(void);
 void add_throttle_tests(void);
 void add_load_tests(void);
 void add_zoned_tests(void);
+void add_stats_tests(void);
 
 #endif /* TESTS_UNIT_BLK_DETACH_RIG_H */

@@ -6,7 +6,8 @@
  * What happens when blk_aio_cancel_async() is called on a request that is new,
  * issued, returned or done; who may touch which buffer when; what callbacks
  * may do.  Requests that wait are cancelled in the other files of this
- * program: test-blk-detach-fence.c, -budget.c, -drain.c and -throttle.c.
+ * program: test-blk-detach-fence.c, -budget.c, -drain.c and -throttle.c.  What
+ * is counted is in test-blk-detach-stats.c.
  */
 
 #include "qemu/osdep.h"
@@ -636,6 +637,7 @@ int main(int argc, char **argv)
     add_throttle_tests();
     add_load_tests();
     add_zoned_tests();
+    add_stats_tests();
 
     return g_test_run();
 }
