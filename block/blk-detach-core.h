@@ -5,7 +5,8 @@
  *
  * blk-detach.c has the two halves of a request, and cancels it; in
  * blk-detach-wait.c are the places where a request waits before it is issued;
- * blk-detach-stats.c counts what happened.
+ * blk-detach-quiesce.c sees to all BlockBackends at once; blk-detach-stats.c
+ * counts what happened.
  */
 
 #ifndef BLOCK_BLK_DETACH_CORE_H
@@ -14,6 +15,7 @@
 #include "block/blk-detach_int.h"
 #include "block/throttle-groups.h"
 #include "qemu/queue.h"
+#include "qemu/thread.h"
 #include "blk-detach-pool.h"
 
 typedef enum BlkDetachState {
@@ -24,7 +26,7 @@ typedef enum BlkDetachState {
 
 /* Where a coroutine waits; each has a list in BlkDetach. */
 typedef enum BlkDetachWait {
-    WAIT_DRAINED,               /* until a drained section ends */
+    WAIT_DRAINED,               /* for a drained section's end, or the gate */
     WAIT_BUFFER,                /* until a bounce buffer fits the budget */
     WAIT_FENCE,                 /* behind detached requests */
     WAIT_SLOT,                  /* until fewer requests are with the storage */
@@ -58,6 +60,10 @@ typedef struct BlkDetachCtx {
     unsigned int issued;        /* slots taken; atomic */
     BlkDetachPool pool;         /* owned by the thread of @ctx */
     QSLIST_ENTRY(BlkDetachCtx) next;
+
+    /* Added and removed by the thread of @ctx, under the lock */
+    QemuSpin lock;
+    QTAILQ_HEAD(, BlkDetachReq) issued_reqs;
 } BlkDetachCtx;
 
 /* For blk-detach-stats.c */
@@ -103,6 +109,9 @@ struct BlkDetach {
     BlkDetachWaiterList waiting[WAIT__MAX];
     uint64_t seq;               /* of the request detached last */
 
+    /* BQL */
+    QLIST_ENTRY(BlkDetach) all;
+
     BlkDetachFigures stats;
 };
 
@@ -133,6 +142,7 @@ struct BlkDetachReq {
     int64_t bytes;
     bool bounced;               /* data goes through @buf */
     bool detachable;            /* touches nothing of the caller's */
+    bool probe;                 /* passes the gate, which it is a part of */
     int64_t start_ns;
 
     /* Owned by the thread of @dctx->ctx */
@@ -144,10 +154,15 @@ struct BlkDetachReq {
     bool charged;               /* its bytes are in @d->budget_used */
     bool has_slot;
     bool throttled;             /* may be in the throttle queue */
+    bool waited;                /* may have been issued long after @start_ns */
     bool canceled;
     int ret;
 
     BlkDetachWaiter waiter;
+
+    /* While ISSUED; protected by BlkDetachCtx.lock */
+    int64_t issued_ns;
+    QTAILQ_ENTRY(BlkDetachReq) issued;
 
     /* Protected by BlkDetach.lock, meaningful while detached */
     bool detached;
@@ -195,6 +210,25 @@ void blk_detach_enter_detached(BlkDetachReq *r);
 
 /* The detached @r has finished: wake those that it alone held up. */
 void blk_detach_leave_detached(BlkDetachReq *r);
+
+/*
+ * blk-detach-quiesce.c
+ */
+
+/* All BlockBackends with detaching on, and new ones, are known by this. */
+void blk_detach_register(BlkDetach *d);
+void blk_detach_unregister(BlkDetach *d);
+
+/* Whether the gate is closed: requests wait before they hold anything. */
+extern bool blk_detach_gate_closed;
+
+/* A flush that passes the gate, as blk_aio_flush(). */
+BlockAIOCB *blk_detach_aio_probe(BlkDetach *d, BlockCompletionFunc *cb,
+                                 void *opaque);
+
+/* @r is with the storage, and is not any more. */
+void blk_detach_enter_issued(BlkDetachReq *r);
+void blk_detach_leave_issued(BlkDetachReq *r);
 
 /* Initialise @w for @r, or for a request that is not ours if @r is NULL. */
 void blk_detach_init_waiter(BlkDetachWaiter *w, BlkDetachReq *r,

@@ -26,6 +26,13 @@ static uint64_t blk_detach_cost(BlkDetachReq *r)
     return r->bounced ? blk_detach_pool_size(r->bytes) : 0;
 }
 
+/* Whether @r, which holds nothing yet, must not go on. */
+static bool blk_detach_must_park(BlkDetachReq *r)
+{
+    return blk_in_drain(r->d->blk) ||
+           (qatomic_read(&blk_detach_gate_closed) && !r->probe);
+}
+
 /*
  * The lists of waiting coroutines
  */
@@ -68,6 +75,9 @@ static void coroutine_fn
 blk_detach_co_wait_unlock(BlkDetach *d, BlkDetachWaiter *w, BlkDetachWait where)
 {
     trace_blk_detach_wait(d->blk, w->req, where, w->offset, w->bytes);
+    if (w->req) {
+        w->req->waited = true;
+    }
     w->co = qemu_coroutine_self();
     w->where = where;
     QTAILQ_INSERT_TAIL(&d->waiting[where], w, next);
@@ -239,7 +249,8 @@ void blk_detach_try_buffer(BlkDetachReq *r)
 {
     BlkDetach *d = r->d;
 
-    if (r->bounced && !blk_in_drain(d->blk) && !qatomic_read(&d->nr_waiting) &&
+    if (r->bounced && !blk_detach_must_park(r) &&
+        !qatomic_read(&d->nr_waiting) &&
         blk_detach_take_bytes(d, blk_detach_cost(r))) {
         r->charged = true;
         blk_detach_fill_buffer(r);
@@ -361,23 +372,24 @@ void blk_detach_leave_detached(BlkDetachReq *r)
 }
 
 /*
- * Drained sections
+ * Drained sections, and the gate
  */
 
 /*
- * Park a request that comes in a drained section, before it holds anything:
- * the section waits for whoever waits for what it would hold.
+ * Park a request that comes in a drained section or at the closed gate, before
+ * it holds anything: the section waits for whoever waits for what it would
+ * hold.
  */
 static void coroutine_fn blk_detach_co_wait_drained(BlkDetachReq *r)
 {
     BlkDetach *d = r->d;
 
-    if (likely(r->charged || !blk_in_drain(d->blk))) {
+    if (likely(r->charged || !blk_detach_must_park(r))) {
         return;
     }
 
     qemu_mutex_lock(&d->lock);
-    if (!blk_in_drain(d->blk)) {
+    if (!blk_detach_must_park(r)) {
         qemu_mutex_unlock(&d->lock);
         return;
     }
@@ -394,7 +406,7 @@ void blk_detach_drained_end(BlkDetach *d)
     BlkDetachWaiterList woken = QTAILQ_HEAD_INITIALIZER(woken);
     BlkDetachWaiter *w, *next_w;
 
-    if (!d) {
+    if (!d || blk_in_drain(d->blk) || qatomic_read(&blk_detach_gate_closed)) {
         return;
     }
     WITH_QEMU_LOCK_GUARD(&d->lock) {
@@ -424,6 +436,7 @@ static void coroutine_fn blk_detach_co_throttle(BlkDetachReq *r)
         return;
     }
     r->throttled = true;
+    r->waited = true;
     throttle_group_co_intercept(tgm, r->bytes, blk_detach_direction(r),
                                 &r->canceled);
     r->throttled = false;

@@ -108,6 +108,9 @@ static void blk_detach_back_end(BlkDetachReq *r)
         front->ret = r->ret;
         front->req = NULL;
     }
+    if (r->state == BLK_DETACH_ISSUED) {
+        blk_detach_leave_issued(r);
+    }
     blk_detach_release(r);
     g_free(r);
 
@@ -130,6 +133,7 @@ static void coroutine_fn blk_detach_back_entry(void *opaque)
 
     if (!r->canceled && r->ret >= 0) {
         r->state = BLK_DETACH_ISSUED;
+        blk_detach_enter_issued(r);
         trace_blk_detach_issue(r->d->blk, r);
         r->ret = blk_detach_co_issue(r);
     }
@@ -206,6 +210,8 @@ static BlkDetachCtx *blk_detach_get_ctx(BlkDetach *d, AioContext *ctx)
     /* Only the thread of @ctx looks for it, so it cannot come twice. */
     dctx = g_new0(BlkDetachCtx, 1);
     dctx->ctx = ctx;
+    qemu_spin_init(&dctx->lock);
+    QTAILQ_INIT(&dctx->issued_reqs);
     QEMU_LOCK_GUARD(&d->lock);
     QSLIST_INSERT_HEAD_RCU(&d->ctxs, dctx, next);
     return dctx;
@@ -250,16 +256,17 @@ static BlkDetachReq *blk_detach_new_req(BlkDetach *d, BlkDetachOp op,
     return r;
 }
 
-BlockAIOCB *blk_detach_aio(BlkDetach *d, BlkDetachOp op, int64_t offset,
-                           int64_t bytes, QEMUIOVector *qiov,
-                           BdrvRequestFlags flags, BlockCompletionFunc *cb,
-                           void *opaque)
+static BlockAIOCB *blk_detach_submit(BlkDetachReq *r, BlockCompletionFunc *cb,
+                                     void *opaque)
 {
-    BlkDetachReq *r = blk_detach_new_req(d, op, offset, bytes, qiov, flags);
+    BlkDetach *d = r->d;
     BlkDetachAIOCB *front;
 
-    trace_blk_detach_submit(d->blk, r, opaque, op, offset, bytes, flags);
+    trace_blk_detach_submit(d->blk, r, opaque, r->op, r->offset, r->bytes,
+                            r->flags);
     blk_inc_in_flight(d->blk);
+    /* Before the gate is looked at; pairs with blk_detach_close_gate() */
+    smp_mb__after_rmw();
     front = blk_aio_get(&blk_detach_aiocb_info, d->blk, cb, opaque);
     front->blk = d->blk;
     front->ctx = r->dctx->ctx;
@@ -281,6 +288,24 @@ BlockAIOCB *blk_detach_aio(BlkDetach *d, BlkDetachOp op, int64_t offset,
     return &front->common;
 }
 
+BlockAIOCB *blk_detach_aio(BlkDetach *d, BlkDetachOp op, int64_t offset,
+                           int64_t bytes, QEMUIOVector *qiov,
+                           BdrvRequestFlags flags, BlockCompletionFunc *cb,
+                           void *opaque)
+{
+    return blk_detach_submit(blk_detach_new_req(d, op, offset, bytes, qiov,
+                                                flags), cb, opaque);
+}
+
+BlockAIOCB *blk_detach_aio_probe(BlkDetach *d, BlockCompletionFunc *cb,
+                                 void *opaque)
+{
+    BlkDetachReq *r = blk_detach_new_req(d, BLK_DETACH_FLUSH, 0, 0, NULL, 0);
+
+    r->probe = true;
+    return blk_detach_submit(r, cb, opaque);
+}
+
 /*
  * Switching on and off, and looking at it
  */
@@ -300,6 +325,7 @@ static BlkDetach *blk_detach_new(BlockBackend *blk,
         QTAILQ_INIT(&d->waiting[i]);
     }
     blk_detach_stats_init(d);
+    blk_detach_register(d);
     return d;
 }
 
@@ -307,6 +333,7 @@ static void blk_detach_free(BlkDetach *d)
 {
     BlkDetachCtx *dctx;
 
+    blk_detach_unregister(d);
     blk_detach_stats_cleanup(d);
     assert(QTAILQ_EMPTY(&d->detached));
     for (int i = 0; i < WAIT__MAX; i++) {
@@ -314,7 +341,9 @@ static void blk_detach_free(BlkDetach *d)
     }
     while ((dctx = QSLIST_FIRST(&d->ctxs))) {
         QSLIST_REMOVE_HEAD(&d->ctxs, next);
+        assert(QTAILQ_EMPTY(&dctx->issued_reqs));
         blk_detach_pool_clear(&dctx->pool);
+        qemu_spin_destroy(&dctx->lock);
         g_free(dctx);
     }
     qemu_mutex_destroy(&d->lock);

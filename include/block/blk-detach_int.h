@@ -68,10 +68,19 @@ blk_detach_co_fence(BlkDetach *d, int64_t offset, int64_t bytes,
 }
 
 /*
+ * blk_detach_in_flight:
+ *
+ * How many requests of @blk there are that a drained section would wait for.
+ *
+ * Context: any thread.
+ */
+unsigned int blk_detach_in_flight(BlockBackend *blk);
+
+/*
  * blk_detach_drained_end:
  * @d: the engine, or NULL
  *
- * Resume what the drained section that ends now has parked.
+ * Resume what was parked, unless a drained section or the gate still holds it.
  *
  * Context: main loop, BQL held.
  */

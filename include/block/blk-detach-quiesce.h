@@ -1,0 +1,85 @@
+/*
+ * Detachable requests: all BlockBackends at once
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Between the engine and the gate; see blk-gate.h for what others may use.
+ */
+
+#ifndef BLOCK_BLK_DETACH_QUIESCE_H
+#define BLOCK_BLK_DETACH_QUIESCE_H
+
+#include "block/block-common.h"
+#include "system/block-backend-common.h"
+
+/* A request that has been with the storage for longer is said to hang. */
+#define BLK_DETACH_OVERDUE_NS   (1 * NANOSECONDS_PER_SECOND)
+
+/* What a BlockBackend with detaching on has under way. */
+typedef struct BlkDetachLoad {
+    BlockBackend *blk;
+    bool in_flight;             /* a drained section would wait */
+    unsigned int issued;        /* with the storage, detached ones included */
+    unsigned int overdue;       /* those that have been there for long */
+    unsigned int detached;
+    int64_t oldest_ns;          /* longest time with the storage, or 0 */
+    void *opaque;               /* the place in the list; NULL: begin */
+} BlkDetachLoad;
+
+/*
+ * blk_detach_any:
+ *
+ * Whether any BlockBackend has detaching on.  Context: BQL held.
+ */
+bool blk_detach_any(void);
+
+/*
+ * blk_detach_next_load:
+ *
+ * Go on to the next BlockBackend with detaching on.
+ *
+ * Context: BQL held, and not released since the previous one.
+ * Returns: false at the end.
+ */
+bool blk_detach_next_load(BlkDetachLoad *load);
+
+/*
+ * blk_detach_close_gate:
+ *
+ * From now on each new blk_aio_*() request of these BlockBackends is parked
+ * before it holds anything, and does not count as in flight; it can be
+ * cancelled.  What is in flight goes on.  To be called only while it is open.
+ *
+ * Context: main loop, or BQL held.
+ */
+void blk_detach_close_gate(void);
+
+/* The opposite; what is parked goes on. */
+void blk_detach_open_gate(void);
+
+/*
+ * blk_detach_probe_flush:
+ *
+ * Flush the BlockBackend of @load by a request that passes the closed gate.
+ *
+ * Context: main loop.
+ */
+BlockAIOCB *blk_detach_probe_flush(const BlkDetachLoad *load,
+                                   BlockCompletionFunc *cb, void *opaque);
+
+/*
+ * blk_detach_node_started_before:
+ * @start_ns: of get_clock()
+ * @oldest_ns: set to when the oldest has started
+ *
+ * Whoever asks a node for something - a job or an export as well - is seen if
+ * a BlockBackend with detaching on is above the node.  Flushes are not seen.
+ *
+ * Context: BQL held.
+ * Returns: the node with the oldest request that has started before @start_ns,
+ * or NULL; it is valid until the BQL is released.
+ */
+BlockDriverState *blk_detach_node_started_before(int64_t start_ns,
+                                                 int64_t *oldest_ns);
+
+#endif /* BLOCK_BLK_DETACH_QUIESCE_H */

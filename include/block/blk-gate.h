@@ -1,0 +1,106 @@
+/*
+ * The gate: what must not meet storage that hangs passes here first
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Whatever drains a disk or changes the block graph waits, with the big QEMU
+ * lock held, for all requests of all disks.  If one of them hangs, vCPUs and
+ * monitor stand still.  So a command passes the gate before it begins: the gate
+ * knows which requests of BlockBackends with detaching on hang or are
+ * detached, and either refuses the command or sees to it that there is nothing
+ * left to wait for.
+ *
+ * Without such a BlockBackend the gate is one test, and always open.
+ */
+
+#ifndef BLOCK_BLK_GATE_H
+#define BLOCK_BLK_GATE_H
+
+#include "qemu/coroutine.h"
+
+/*
+ * blk_gate_check:
+ * @what: the command, for the error
+ *
+ * Whether nothing hangs now, as far as can be told at once: no request is
+ * detached, and none has been with the storage for a second or more.
+ *
+ * Context: BQL held.
+ * Returns: false with @errp set, which names the disk, the number of its
+ * requests and the age of the oldest.
+ */
+bool blk_gate_check(const char *what, Error **errp);
+
+/*
+ * blk_gate_co_enter:
+ * @what: the command, for the error
+ * @flush: whether the command will flush disks
+ *
+ * Close the gate and wait, a second at most, until no BlockBackend with
+ * detaching on has a request in flight.  New requests wait at the gate until
+ * blk_gate_leave(); they do not count as in flight, and can be cancelled.
+ * With @flush each of the BlockBackends is flushed as well, which leaves the
+ * command's own flush nothing to do.
+ *
+ * vCPUs, guest and monitors go on meanwhile, and after a failure everything is
+ * as before.  A flush that hangs is detached.
+ *
+ * The gate opens by itself three seconds after it was last entered, so that
+ * nobody waits for long who needs a request that waits there, and when the VM
+ * stops: what waits there then is finished by the devices' own drain.
+ *
+ * Context: main loop, in a coroutine that nested event loops do not enter, or
+ * that they may delay.
+ * Returns: true, to be paired with blk_gate_leave(); or false with @errp set.
+ */
+bool coroutine_fn blk_gate_co_enter(const char *what, bool flush, Error **errp);
+
+/*
+ * blk_gate_enter:
+ *
+ * As blk_gate_co_enter(), for another thread than the main loop's.
+ *
+ * Context: BQL held; it is released while this waits.
+ */
+bool blk_gate_enter(const char *what, bool flush, Error **errp);
+
+/* Open the gate again, unless somebody else has entered it. BQL held. */
+void blk_gate_leave(void);
+
+/* Whether somebody is between enter and leave.  BQL held. */
+bool blk_gate_is_entered(void);
+
+/*
+ * blk_gate_is_needed:
+ *
+ * Whether there is a BlockBackend with detaching on.  BQL held.
+ */
+bool blk_gate_is_needed(void);
+
+/*
+ * blk_gate_call:
+ * @what: for messages
+ * @flush: as for blk_gate_co_enter()
+ * @cb: called once, between enter and leave, outside any coroutine and any
+ * nested event loop
+ *
+ * Call @cb as soon as nothing hangs, however long that takes.  A warning says
+ * what this waits for, at once and then every 30 seconds.
+ *
+ * Context: main loop.  If there is no BlockBackend with detaching on @cb runs
+ * before this returns.
+ */
+void blk_gate_call(const char *what, bool flush, void (*cb)(void *opaque),
+                   void *opaque);
+
+/*
+ * blk_gate_vm_stops:
+ *
+ * The VM is about to stop: let go on what waits at the gate, because the
+ * devices wait for it next, and do not expect it later.
+ *
+ * Context: BQL held.
+ */
+void blk_gate_vm_stops(void);
+
+#endif /* BLOCK_BLK_GATE_H */
