@@ -99,6 +99,7 @@ def reset_function(guest):
 def unbind_driver(guest):
     """Linux waits for its commands, and tells nobody to end them."""
     guest.start(f"cd {FUNCTION}; basename $PWD > driver/unbind")
+    guest.run("while [ -e /sys/block/sda ]; do sleep 0.1; done")
 
 
 @pytest.mark.parametrize("iothread, then",

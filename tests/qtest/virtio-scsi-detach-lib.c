@@ -252,7 +252,14 @@ Vsd *vsd_start(const VsdOptions *opts)
     g_autofree char *drive = NULL;
 
     create_image(s);
-    s->num_luns = opts->drive_all ? 1 : VSD_LUNS;
+    if (opts->qcow2) {
+        g_assert_cmpint(vbc_qemu_img("", "create -q -f qcow2 %s 4M",
+                                     s->image), ==, 0);
+        /* An export does not grow */
+        g_assert_cmpint(truncate(s->image, VBC_DISK_SIZE * 2), ==, 0);
+        o.format = "qcow2";
+    }
+    s->num_luns = opts->drive_all || opts->qcow2 ? 1 : VSD_LUNS;
     add_hba(devices, &o);
     add_disk(devices, opts, 0);
     if (opts->drive_all) {
@@ -260,6 +267,8 @@ Vsd *vsd_start(const VsdOptions *opts)
         o.drive_all = drive;
     } else {
         o.server = true;
+    }
+    if (s->num_luns > 1) {
         g_string_append_printf(devices, "-drive if=none,id=drv1,format=raw,"
                                "discard=unmap,file.driver=nbd,"
                                "file.server.type=unix,file.export=disk,"

@@ -42,6 +42,7 @@ typedef struct VsdOptions {
     const char *drive_all;      /* for LUN 0, then the only one; %s: image */
     const char *args;           /* more arguments, or NULL */
     bool off;                   /* no detach=on */
+    bool qcow2;                 /* LUN 0 is a new image, and the only one */
 } VsdOptions;
 
 typedef struct Vsd {

@@ -385,6 +385,44 @@ static void test_known(const void *base)
     vsd_abandon(s);
 }
 
+/*
+ * A command that is cut in two, because bounce buffers allow for only 3072 of
+ * its 4096 bytes at a time: qcow2 answers the first part, where nothing was
+ * written yet, at once.  The second part comes when the abort is on its way.
+ */
+static void test_rounds(const void *base)
+{
+    VsdCmd read = vsd_read(0, 1, 128 - 6, LEN);
+    VsdCmd dirty = vsd_write(0, 2, 128, LEN, 1), warm = read;
+    VsdTmf t = { .subtype = VSD_TMF_ABORT_TASK, .tag = 1 };
+    Vsd *s;
+
+    if (!have_qemu_img()) {
+        g_test_skip("needs qemu-img");
+        return;
+    }
+    s = vsd_start(&(VsdOptions) {
+        .base = base, .qcow2 = true,
+        .args = "-global virtio-scsi-pci.disable-legacy=on "
+                "-global virtio-scsi-pci.iommu_platform=on "
+                "-global virtio-scsi-pci.x-max-bounce-buffer-size=7168",
+    });
+    if (!s) {
+        return;
+    }
+    vsd_do(s, &dirty, VSD_GOOD);
+    vsd_do(s, &warm, VSD_GOOD);
+    vbc_hold(s->v);
+    read.r.at = NO_MEMORY;
+    vsd_add(s, &read);
+    vsd_tmf_add(s, &t);
+    notify_both(s);
+    vbc_expect(s->v, &t.r, VSD_S_OK);
+    vbc_reap(s->v);
+    vsd_expect_response(s, &read, VSD_S_ABORTED);
+    vsd_stop(s);
+}
+
 /* Parked after an I/O error: aborted, it is not submitted again */
 static void test_parked(const void *base)
 {
@@ -583,6 +621,9 @@ static void test_race(const void *base)
 int main(int argc, char **argv)
 {
     static const VbcOptions main_loop, iothread = { .iothreads = 1 };
+    static const VbcOptions platform = {
+        .features = VBC_F(VIRTIO_F_ACCESS_PLATFORM),
+    };
 
     g_test_init(&argc, &argv, NULL);
     if (!qtest_has_device("virtio-scsi-pci")) {
@@ -605,6 +646,8 @@ int main(int argc, char **argv)
                         test_second);
     qtest_add_data_func("/virtio-scsi-detach/known/main-loop", &main_loop,
                         test_known);
+    qtest_add_data_func("/virtio-scsi-detach/rounds/main-loop", &platform,
+                        test_rounds);
     qtest_add_data_func("/virtio-scsi-detach/parked/main-loop", &main_loop,
                         test_parked);
     vsd_add_reset_tests();
