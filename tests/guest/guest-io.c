@@ -7,7 +7,7 @@
  *
  *   guest-io io [-o OFFSET] [-l LENGTH] [-n COUNT] [-s SEED] [-k FILE] [-p]
  *            DEVICE read|write|fsync|discard|zeroes|mixed
- *   guest-io reset SCSI-DISK device|target|bus|host
+ *   guest-io reset SCSI-DISK device|target|bus|host [STATE]
  *   guest-io heartbeat PIDFILE
  *
  * Linked statically, because the guest has no libraries.
@@ -339,8 +339,11 @@ static int main_io(int argc, char **argv)
     return 0;
 }
 
-/* What sg_reset does, without escalation. */
-static int main_reset(const char *device, const char *kind)
+/*
+ * What sg_reset does, without escalation.  First, the disk is taken offline
+ * through its file STATE, if given; then it could not be opened any more.
+ */
+static int main_reset(const char *device, const char *kind, const char *state)
 {
     static const char *const kinds[] = { "device", "bus", "host", "target" };
     double begin;
@@ -358,6 +361,13 @@ static int main_reset(const char *device, const char *kind)
     fd = open(device, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0) {
         die(device);
+    }
+    if (state) {
+        FILE *file = fopen(state, "w");
+
+        if (!file || fprintf(file, "offline\n") < 0 || fclose(file)) {
+            die(state);
+        }
     }
     begin = now();
     ret = ioctl(fd, SG_SCSI_RESET, &value);
@@ -471,8 +481,8 @@ int main(int argc, char **argv)
     if (argc > 2 && !strcmp(argv[1], "io")) {
         return main_io(argc - 1, argv + 1);
     }
-    if (argc == 4 && !strcmp(argv[1], "reset")) {
-        return main_reset(argv[2], argv[3]);
+    if (argc >= 4 && !strcmp(argv[1], "reset")) {
+        return main_reset(argv[2], argv[3], argv[4]);
     }
     if (argc == 3 && !strcmp(argv[1], "heartbeat")) {
         return main_heartbeat(argv[2]);

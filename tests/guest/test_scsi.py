@@ -3,7 +3,8 @@
 
 Linux' virtio_scsi never aborts a command that is slow, so what reaches the
 device are resets.  The commands that a reset of the logical unit ends, Linux
-sends again; so their callers get the storage's answer in the end.
+sends again; so their callers get the storage's answer in the end, unless the
+disk has been taken offline.
 """
 
 import errno
@@ -72,9 +73,21 @@ def hang(server, guest):
     return io
 
 
-def reset(guest, kind):
+def reset(guest, kind, state=""):
     """Have Linux reset something; what it says, and how long that took."""
-    return guest.start(f"guest-io reset /dev/sda {kind}").line(0)
+    return guest.start(f"guest-io reset /dev/sda {kind} {state}").line(0)
+
+
+STATE = "/sys/block/sda/device/state"
+
+
+def give_up(guest, io):
+    """Take the disk offline, and have what hangs end with an error."""
+    result = reset(guest, "device", STATE)
+    assert result["errno"] == 0, result
+    for result in io.results():
+        assert result.errno == errno.EIO, result
+    guest.run(f"echo running > {STATE}")
 
 
 def assert_works(server, guest):
@@ -122,8 +135,11 @@ def test_reset(rig, iothread, then):
         assert len(guest.traces(LUN_RESETS)) == 3
         guest.wait_for_trace(COMMANDS, seen + COUNT - 1)    # sent again
         assert io.returned() == 0
+        if iothread:
+            give_up(guest, io)
     server.resume()
-    assert_fine(io.results())
+    if not iothread:
+        assert_fine(io.results())
     assert_works(server, guest)
 
     hang(server, guest)
