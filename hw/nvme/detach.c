@@ -313,8 +313,6 @@ static void flush_cb(void *opaque, int ret)
 
 uint32_t nvme_detach_shutdown(NvmeCtrl *n)
 {
-    nvme_detach_shutdown_cancel(n);
-
     for (unsigned int i = 1; i <= NVME_MAX_NAMESPACES; i++) {
         NvmeNamespace *ns = nvme_ns(n, i);
 

@@ -128,7 +128,7 @@ void nvme_detach_ended(struct NvmeRequest *req);
  * nvme_detach_shutdown:
  *
  * The host has notified @n of a shutdown: start to flush the namespaces that
- * have detaching on.  Cancels what an earlier notification has started.
+ * have detaching on.  An earlier notification has been withdrawn.
  *
  * Returns: the state of shutdown processing for CSTS.  Once the flushes of one
  * in progress have finished it is updated there.

@@ -58,6 +58,7 @@
 #define NVD_OK                  0x000
 #define NVD_ABORTED             0x007   /* Command Abort Requested */
 #define NVD_SQ_DELETED          0x008   /* Aborted due to SQ Deletion */
+#define NVD_FORMAT_IN_PROGRESS  0x084
 #define NVD_INVALID_FIELD       0x4002  /* Do Not Retry */
 #define NVD_COMPARE_FAILED      0x4285
 

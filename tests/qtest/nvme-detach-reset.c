@@ -209,6 +209,31 @@ static void test_reset(const void *opaque)
         nvd_check_reused(v, &c[i]);
     }
     check_reused_queues(v, old);
+    g_assert_cmphex(nvd_readl(v, NVD_REG_CSTS), ==, NVD_CSTS_RDY);
+    nvd_stop(v);
+}
+
+/* A Format that a reset has ended is to be done again. */
+static void test_format(void)
+{
+    Nvd *v = nvd_start(&(NvdOptions) {});
+    NvdCmd format = { .opcode = NVD_ADM_FORMAT, .nsid = 1 };
+    NvdCmd read = { .opcode = NVD_READ, .queue = 1 };
+
+    if (!v) {
+        return;
+    }
+    nvd_hold(v);
+    nvd_send(v, &format);
+    nvd_sync(v);
+    hold_storage_watch_begin(v->storage);
+    nvd_disable(v);
+    nvd_enable(v);
+    nvd_do(v, &read, NVD_FORMAT_IN_PROGRESS);
+    hold_storage_watch_end(v->storage);
+    nvd_release(v);
+    nvd_do(v, &format, NVD_OK);
+    nvd_do(v, &read, NVD_OK);
     nvd_stop(v);
 }
 
@@ -222,7 +247,7 @@ static void test_again(void)
         return;
     }
     hold_storage_watch_begin(v->storage);
-    for (unsigned int i = 0; i < 30; i++) {
+    for (unsigned int i = 0; i < 10; i++) {
         hang_some(v, c);
         nvd_disable(v);
         nvd_enable(v);
@@ -319,21 +344,30 @@ static void test_shutdown(void)
 {
     Nvd *v = nvd_start(&(NvdOptions) {});
     uint32_t notified = NVD_CC_EN | NVD_CC_SHN_NORMAL;
+    NvdCmd flush = { .opcode = NVD_FLUSH, .queue = 1, .nsid = NVD_ALL_NS };
 
     if (!v) {
         return;
     }
     nvd_hold(v);
     hold_storage_watch_begin(v->storage);
-    for (unsigned int i = 0; i < 1000; i++) {
+    for (unsigned int i = 0; i < 300; i++) {
         nvd_writel(v, NVD_REG_CC, NVD_CC_EN);
         g_assert_cmphex(nvd_readl(v, NVD_REG_CSTS), ==, NVD_CSTS_RDY);
         nvd_writel(v, NVD_REG_CC, notified);
         g_assert_cmphex(nvd_readl(v, NVD_REG_CSTS), ==,
                         NVD_CSTS_RDY | NVD_CSTS_SHST_BUSY);
     }
+
+    /* One that was withdrawn has no end. */
+    nvd_writel(v, NVD_REG_CC, NVD_CC_EN);
     hold_storage_watch_end(v->storage);
     nvd_release(v);
+    nvd_do(v, &flush, NVD_OK);
+    nvd_sync(v);
+    g_assert_cmphex(nvd_readl(v, NVD_REG_CSTS), ==, NVD_CSTS_RDY);
+
+    nvd_writel(v, NVD_REG_CC, notified);
     nvd_wait_csts(v, NVD_CSTS_SHST, NVD_CSTS_SHST_DONE);
 
     nvd_disable(v);
@@ -365,6 +399,7 @@ void nvd_add_reset_tests(void)
 
         qtest_add_data_func(path, &resets[i], test_reset);
     }
+    qtest_add_func("/nvme-detach/reset/format", test_format);
     qtest_add_func("/nvme-detach/reset/again", test_again);
     qtest_add_func("/nvme-detach/reset/over-budget", test_over_budget);
     qtest_add_func("/nvme-detach/delete-queue", test_delete_queue);

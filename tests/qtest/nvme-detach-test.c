@@ -368,7 +368,7 @@ static void test_flood(void)
     }
     nvd_hold(v);
     hold_storage_watch_begin(v->storage);
-    for (unsigned int i = 0; i < 1000; i++) {
+    for (unsigned int i = 0; i < 500; i++) {
         NvdCmd c = { .opcode = i % 2 ? NVD_WRITE : NVD_FLUSH, .queue = 1,
                      .slba = i % 7, .blocks = BLOCKS, .fill = NEW };
 
