@@ -11,7 +11,7 @@
 #define TESTS_QTEST_HOLD_STORAGE_H
 
 #define HOLD_STORAGE_DISKS 2
-#define HOLD_STORAGE_PATIENCE_US (30 * G_USEC_PER_SEC)
+#define HOLD_STORAGE_PATIENCE_US (60 * G_USEC_PER_SEC)
 
 typedef struct HoldStorage {
     /* Set once */

@@ -156,6 +156,18 @@ static void build_io(Nvd *v, uint8_t *sqe, const NvdCmd *c)
     }
 }
 
+/* A CID is used again as late as possible. */
+static uint16_t free_cid(NvdQueue *q)
+{
+    unsigned int cid = q->sq_tail;
+
+    while (q->owner[cid]) {
+        cid = (cid + 1) % NVD_QUEUE_SIZE;
+        g_assert_cmpuint(cid, !=, q->sq_tail);
+    }
+    return cid;
+}
+
 void nvd_add(Nvd *v, NvdCmd *c)
 {
     NvdQueue *q = &v->queue[c->queue];
@@ -169,9 +181,7 @@ void nvd_add(Nvd *v, NvdCmd *c)
     }
     g_assert_cmpuint(c->data_len, <=, 2 * PAGE_SIZE);
 
-    /* A CID is used again as late as possible */
-    c->cid = q->sq_tail;
-    g_assert_null(q->owner[c->cid]);
+    c->cid = free_cid(q);
     q->owner[c->cid] = c;
     c->order = 0;
     c->status = 0xffff;

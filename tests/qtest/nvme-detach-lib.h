@@ -213,7 +213,8 @@ static inline void nvd_release(Nvd *v)
     hold_storage_release(v->storage);
 }
 
-/* nvme-detach-reset.c */
+/* nvme-detach-{reset,random}.c */
 void nvd_add_reset_tests(void);
+void nvd_add_random_tests(void);
 
 #endif

@@ -3,7 +3,8 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * In nvme-detach-reset.c are resets, deleted queues and shutdowns.
+ * In nvme-detach-reset.c are resets, deleted queues and shutdowns, in
+ * nvme-detach-random.c all of it at once.
  */
 
 #include "qemu/osdep.h"
@@ -445,5 +446,6 @@ int main(int argc, char **argv)
     qtest_add_func("/nvme-detach/abort/off", test_off);
     qtest_add_func("/nvme-detach/config", test_config);
     nvd_add_reset_tests();
+    nvd_add_random_tests();
     return g_test_run();
 }
