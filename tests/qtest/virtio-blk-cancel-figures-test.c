@@ -4,8 +4,9 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * What QMP, HMP and QOM show of hung storage, when QMP tells of it by itself,
- * and whether the trace log has what scripts/blk-detach-timeline needs.  Under qtest the rate limit of events runs on the virtual clock,
- * which stands still unless a test steps it.
+ * and whether the trace log has what scripts/blk-detach-timeline needs.  Under
+ * qtest the rate limit of events runs on the virtual clock, which stands still
+ * unless a test steps it.
  */
 
 #include "qemu/osdep.h"
@@ -584,7 +585,8 @@ static char *run_timeline(const char *script, const char *log)
 static void expect_line(const char *out, const char *pattern)
 {
     if (!g_regex_match_simple(pattern, out, G_REGEX_MULTILINE, 0)) {
-        g_test_message("no line '%s' in:\n%s", pattern, out);
+        g_test_message("no line '%s' in", pattern);
+        g_test_message("%s", out);
         g_assert_not_reached();
     }
 }
