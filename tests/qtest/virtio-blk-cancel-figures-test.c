@@ -17,6 +17,7 @@
 
 #define EVENT           "BLOCK_DETACH_CHANGE"
 #define RATE_LIMIT_NS   1000000000
+#define ACPI_EJECT      0xae08  /* port of the machine type pc */
 #define PROXY           "/machine/peripheral/vblk"
 #define DEVICE          PROXY "/virtio-backend"
 
@@ -433,8 +434,8 @@ static QDict *expect_event(Vbc *v, bool hung)
 static void expect_no_event(Vbc *v)
 {
     /* The bottom half has run, and what it sent has come, before an answer */
-    qobject_unref(query_device(v));
-    qobject_unref(query_device(v));
+    qtest_qmp_assert_success(v->qts, "{'execute': 'query-block-detach'}");
+    qtest_qmp_assert_success(v->qts, "{'execute': 'query-block-detach'}");
     g_assert_null(qtest_qmp_event_ref(v->qts, EVENT));
 }
 
@@ -566,6 +567,26 @@ static void test_unplug(const void *opts)
     vbc_abandon(v);
 }
 
+/* There is nothing to tell of one that was well */
+static void test_unplug_idle(const void *base)
+{
+    Vbc *v = vbc_start(base);
+    gint64 end = g_get_monotonic_time() + VBC_PATIENCE_US;
+    QDict *device;
+
+    /* qpci_unplug_acpi_device_test() throws other events away */
+    qtest_qmp_device_del_send(v->qts, "vblk");
+    qtest_outl(v->qts, ACPI_EJECT, 1 << VBC_SLOT);
+    while ((device = query_device(v))) {
+        qobject_unref(device);
+        g_assert_cmpint(g_get_monotonic_time(), <, end);
+    }
+    expect_no_event(v);
+    next_second(v);
+    expect_no_event(v);
+    vbc_abandon(v);
+}
+
 /* The trace log, as scripts/blk-detach-timeline reads it */
 
 static char *run_timeline(const char *script, const char *log)
@@ -671,6 +692,7 @@ int main(int argc, char **argv)
     vbc_add_test("event/hung", threads, test_event);
     vbc_add_test("event/rate", VBC_SETUP_IOTHREADS, test_event_rate);
     vbc_add_test("event/unplug", threads, test_unplug);
+    vbc_add_test("event/unplug-idle", VBC_SETUP_PLAIN, test_unplug_idle);
     vbc_add_test("timeline", VBC_SETUP_PLAIN, test_timeline);
     return g_test_run();
 }
