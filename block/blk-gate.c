@@ -234,18 +234,39 @@ static bool gate_flush_pending(GateFlushList *list)
     return false;
 }
 
+typedef struct GateFlushAll {
+    GateFlushList *list;
+    Coroutine *co;
+} GateFlushAll;
+
+static void gate_flush_bh(void *opaque)
+{
+    GateFlushAll *all = opaque;
+    BlkDetachLoad load = {};
+
+    while (blk_detach_next_load(&load)) {
+        GateFlush *f = g_new0(GateFlush, 1);
+
+        QSLIST_INSERT_HEAD(all->list, f, next);
+        f->acb = blk_detach_probe_flush(&load, gate_flush_cb, f);
+    }
+    aio_co_wake(all->co);
+}
+
 /* Flush all; what has not ended by @deadline is detached. */
 static void coroutine_fn gate_co_flush(int64_t deadline)
 {
     GateFlushList list = QSLIST_HEAD_INITIALIZER(list);
-    BlkDetachLoad load = {};
+    GateFlushAll all = { .list = &list, .co = qemu_coroutine_self() };
     GateFlush *f;
 
-    while (blk_detach_next_load(&load)) {
-        f = g_new0(GateFlush, 1);
-        QSLIST_INSERT_HEAD(&list, f, next);
-        f->acb = blk_detach_probe_flush(&load, gate_flush_cb, f);
-    }
+    /*
+     * A coroutine that another one starts is in that one's AioContext.  Drivers
+     * count on theirs to be the one that they run in, and this may be in that
+     * of the main loop's I/O handlers.
+     */
+    aio_bh_schedule_oneshot(iohandler_get_aio_context(), gate_flush_bh, &all);
+    qemu_coroutine_yield();
     while (gate_flush_pending(&list) && get_clock() < deadline) {
         qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, POLL_NS);
     }
