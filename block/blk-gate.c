@@ -21,6 +21,7 @@
 #include "block/aio.h"
 #include "block/blk-detach-quiesce.h"
 #include "block/blk-gate.h"
+#include "block/blk-orphan.h"
 #include "block/block.h"
 #include "system/block-backend.h"
 #include "trace.h"
@@ -109,8 +110,9 @@ static char *gate_describe(const GateView *v)
     }
 
     name = gate_disk_name(v->worst.blk);
-    g_string_printf(s, "disk '%s' has %u request%s with the storage, %u of "
+    g_string_printf(s, "disk '%s'%s has %u request%s with the storage, %u of "
                     "them detached, the oldest for %.1f s", name,
+                    blk_orphan_id(v->worst.blk) ? ", now unplugged," : "",
                     v->worst.issued, v->worst.issued == 1 ? "" : "s",
                     v->worst.detached,
                     v->worst.oldest_ns / (double)NANOSECONDS_PER_SECOND);
@@ -296,6 +298,22 @@ static bool coroutine_fn gate_co_wait(GateView *v, int64_t begin,
     return true;
 }
 
+static void gate_reap_bh(void *opaque)
+{
+    blk_orphan_reap();
+    aio_co_wake(opaque);
+}
+
+/* Whoever is let in next may want the image that an orphan still has. */
+static void coroutine_fn gate_co_reap(void)
+{
+    if (blk_orphan_any()) {
+        aio_bh_schedule_oneshot(iohandler_get_aio_context(), gate_reap_bh,
+                                qemu_coroutine_self());
+        qemu_coroutine_yield();
+    }
+}
+
 /* Returns: NULL, or what stands in the way; the gate is open then */
 static char *coroutine_fn gate_co_enter(bool flush)
 {
@@ -314,11 +332,11 @@ static char *coroutine_fn gate_co_enter(bool flush)
     entered++;
     gate_close();
     if (gate_co_wait(&v, begin, deadline)) {
-        if (!flush) {
-            return NULL;
+        if (flush) {
+            gate_co_flush(deadline);
         }
-        gate_co_flush(deadline);
-        if (gate_co_wait(&v, begin, deadline)) {
+        if (!flush || gate_co_wait(&v, begin, deadline)) {
+            gate_co_reap();
             return NULL;
         }
     }

@@ -57,6 +57,9 @@ struct VirtIOBlkCancel {
     /* Submits a list of requests again; set by the main loop before a BH */
     QEMUBHFunc *resubmit;
 
+    /* Those BHs that have not ended; atomic */
+    unsigned int restarting;
+
     /* One for each virtqueue */
     VirtIOBlkCancelQueue queue[];
 };

@@ -20,8 +20,11 @@
 #include "qemu/iov.h"
 #include "qemu/lockable.h"
 #include "qemu/log.h"
+#include "block/aio-wait.h"
+#include "block/blk-orphan.h"
 #include "hw/virtio/virtio-blk.h"
 #include "hw/virtio/virtio-blk-cancel.h"
+#include "system/iothread.h"
 #include "virtio-blk-cancel-core.h"
 #include "trace.h"
 
@@ -355,6 +358,8 @@ static void cancel_restart_bh(void *opaque)
         /* All cancelled.  Paired with inc in virtio_blk_cancel_restart() */
         blk_dec_in_flight(s->conf.conf.blk);
     }
+    qatomic_dec(&s->cancel->restarting);
+    aio_wait_kick();
 }
 
 bool virtio_blk_cancel_restart(VirtIOBlock *s, QEMUBHFunc *resubmit)
@@ -388,6 +393,7 @@ bool virtio_blk_cancel_restart(VirtIOBlock *s, QEMUBHFunc *resubmit)
         if (q->restart) {
             /* Paired with dec in @resubmit or cancel_restart_bh() */
             blk_inc_in_flight(s->conf.conf.blk);
+            qatomic_inc(&s->cancel->restarting);
 
             /* Without ioeventfd the main loop serves all virtqueues */
             aio_bh_schedule_oneshot(s->ioeventfd_started ?
@@ -529,15 +535,33 @@ bool virtio_blk_cancel_realize(VirtIOBlock *s, Error **errp)
     return true;
 }
 
-void virtio_blk_cancel_unrealize(VirtIOBlock *s)
+/* The IOThreads serve the detached requests to their end */
+static void cancel_leave_iothreads(VirtIOBlock *s)
+{
+    IOThreadVirtQueueMappingList *node;
+
+    for (node = s->conf.iothread_vq_mapping_list; node; node = node->next) {
+        blk_orphan_hold(s->conf.conf.blk,
+                        OBJECT(iothread_by_id(node->value->iothread)));
+    }
+    blk_orphan_hold(s->conf.conf.blk, OBJECT(s->conf.iothread));
+}
+
+bool virtio_blk_cancel_unrealize(VirtIOBlock *s)
 {
     if (!s->cancel) {
-        return;
+        return false;
     }
 
-    /* Nothing is in flight; requests may be parked */
     virtio_blk_cancel_reset(s);
 
+    /* Those that have nothing to do any more, because it was dropped */
+    AIO_WAIT_WHILE_UNLOCKED(NULL, qatomic_read(&s->cancel->restarting));
+
+    if (blk_orphan_begin(s->conf.conf.blk)) {
+        cancel_leave_iothreads(s);
+        goto out;
+    }
     if (s->vq_aio_context) {
         /*
          * A device that was served: virtio_blk_cancel_stop() has left the
@@ -545,7 +569,9 @@ void virtio_blk_cancel_unrealize(VirtIOBlock *s)
          */
         blk_set_aio_context(s->conf.conf.blk, qemu_get_aio_context(), NULL);
     }
-
     blk_set_detach(s->conf.conf.blk, NULL, &error_abort);
+
+out:
     g_clear_pointer(&s->cancel, g_free);
+    return true;
 }

@@ -40,8 +40,16 @@ void virtio_blk_cancel_class_init(VirtioDeviceClass *vdc);
  */
 bool virtio_blk_cancel_realize(VirtIOBlock *s, Error **errp);
 
-/* Context: main loop, BQL held; the BlockBackend is drained. */
-void virtio_blk_cancel_unrealize(VirtIOBlock *s);
+/*
+ * virtio_blk_cancel_unrealize:
+ *
+ * Take back all requests and forget them.  What the storage still does goes on
+ * in the BlockBackend, which stays behind (see block/blk-orphan.h).
+ *
+ * Context: BQL held; the virtqueues are not served any more.
+ * Returns: false if the device has detach=off; the caller must drain.
+ */
+bool virtio_blk_cancel_unrealize(VirtIOBlock *s);
 
 /*
  * virtio_blk_cancel_legacy:

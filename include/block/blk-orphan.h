@@ -1,0 +1,84 @@
+/*
+ * BlockBackends that outlive their device
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * A disk is unplugged when the guest says so, in a vCPU thread, and no command
+ * that could be refused is near.  To give up its BlockBackend is to drain it
+ * and to change the block graph, and both wait for storage that hangs.  So the
+ * device goes at once, and the BlockBackend stays behind as an orphan: with its
+ * root node, whose permissions keep others off the image; with the IOThreads
+ * that its detached requests run in; and with its engine.  It goes when the
+ * gate (blk-gate.h) lets it.
+ *
+ * Hooks: block-backend.c (the device leaves; naming), block/qapi.c (listing).
+ */
+
+#ifndef BLOCK_BLK_ORPHAN_H
+#define BLOCK_BLK_ORPHAN_H
+
+#include "qom/object.h"
+#include "system/block-backend-common.h"
+
+/* BQL; NULL in BlockBackend unless its device has left, or is about to */
+typedef struct BlkOrphan BlkOrphan;
+
+/* Where @blk keeps it */
+BlkOrphan **blk_orphan_slot(BlockBackend *blk);
+
+/*
+ * blk_orphan_begin:
+ *
+ * For a device model that is being unrealized, and has taken back all requests
+ * of @blk.
+ *
+ * Context: BQL held.
+ * Returns: true if requests are in flight, here or elsewhere, that draining
+ * would wait for: the device model must leave @blk as it is, and name the
+ * IOThreads it has used by blk_orphan_hold().  false if it may tidy up.
+ */
+bool blk_orphan_begin(BlockBackend *blk);
+
+/*
+ * blk_orphan_hold:
+ * @obj: what must live as long as @blk does, or NULL
+ *
+ * Context: BQL held, after blk_orphan_begin() has returned true.
+ */
+void blk_orphan_hold(BlockBackend *blk, Object *obj);
+
+/*
+ * blk_orphan_adopt:
+ *
+ * The device model leaves @blk now.  Either @blk becomes an orphan, and is
+ * referenced and let go later; or there is nothing to wait for, and detaching
+ * is switched off.
+ *
+ * Context: BQL held.
+ * Returns: true if it is an orphan; its permissions must stay what they are.
+ */
+bool blk_orphan_adopt(BlockBackend *blk);
+
+/*
+ * blk_orphan_reap:
+ *
+ * Let all orphans go.
+ *
+ * Context: main loop, outside coroutines and nested event loops, between
+ * entering and leaving the gate.
+ */
+void blk_orphan_reap(void);
+
+/* Whether blk_orphan_reap() has something to do.  BQL held. */
+bool blk_orphan_any(void);
+
+/*
+ * blk_orphan_id:
+ *
+ * Context: BQL held.
+ * Returns: a name for @blk by the device that it had, or NULL if it is no
+ * orphan.  Unlike a QOM path it names no object; no two orphans share it.
+ */
+const char *blk_orphan_id(BlockBackend *blk);
+
+#endif /* BLOCK_BLK_ORPHAN_H */
