@@ -1,0 +1,54 @@
+/*
+ * Migration and storage that hangs
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Hooks: migration.c (switchover, query-migrate, the end).
+ */
+
+#ifndef MIGRATION_BLK_GATE_H
+#define MIGRATION_BLK_GATE_H
+
+#include "migration.h"
+
+/*
+ * migration_gate_enter:
+ * @postcopy: what can be sent after the switchover does not count
+ *
+ * The VM could be stopped now.  Enter the gate (block/blk-gate.h), so that it
+ * has no storage to wait for, and look again whether little is left to send.
+ *
+ * If the storage hangs this says so, in a warning and in query-migrate, and
+ * waits for a second unless that changes; the migration goes on then, and tries
+ * again.
+ *
+ * Context: migration thread, BQL not held.
+ * Returns: true if the VM is to be stopped by migration_stop_vm(), which leaves
+ * the gate; false if the switchover is postponed.
+ */
+bool migration_gate_enter(MigrationState *s, bool postcopy);
+
+/*
+ * migration_gate_wait:
+ *
+ * The same for a background snapshot, which stops the VM first: try until
+ * the gate is entered.
+ *
+ * Returns: false if the migration has ended instead.
+ */
+bool migration_gate_wait(MigrationState *s);
+
+/*
+ * migration_gate_leave:
+ *
+ * The VM has been stopped, or the migration has ended in whatever way: leave
+ * the gate if it was entered.
+ *
+ * Context: BQL held.
+ */
+void migration_gate_leave(void);
+
+/* For query-migrate.  BQL held. */
+void migration_gate_fill_info(MigrationInfo *info);
+
+#endif /* MIGRATION_BLK_GATE_H */
