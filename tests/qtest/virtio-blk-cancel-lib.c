@@ -767,9 +767,10 @@ static char *drive_options(Vbc *v)
         return g_strdup(v->opts.drive_all);
     }
     if (v->server) {
-        return g_strdup_printf("format=%s,discard=unmap,"
+        return g_strdup_printf("%s=%s,discard=unmap,"
                                "file.driver=nbd,file.server.type=unix,"
                                "file.server.path=%s,file.export=disk%s",
+                               v->opts.node ? "driver" : "format",
                                format, v->socket, more);
     }
     return g_strdup_printf("format=%s,discard=unmap,"
@@ -864,10 +865,13 @@ Vbc *vbc_start(const VbcOptions *opts)
                                "addr=%x.0 ", VBC_SLOT);
     }
     v->qts = qtest_initf("-machine %s -nodefaults %s %s "
-                         "-drive if=none,id=drv,%s %s",
+                         "%s,%s %s",
                          opts->machine ?: opts->port ? "q35" :
                          opts->transport == VBC_MMIO ? "microvm" : "pc",
-                         threads->str, opts->args ?: "", drive, device);
+                         threads->str, opts->args ?: "",
+                         opts->node ? "-blockdev node-name=drv"
+                                    : "-drive if=none,id=drv",
+                         drive, device);
     qtest_add_abrt_handler(kill_all, v);
 
     pc_alloc_init(&v->alloc, v->qts, ALLOC_NO_FLAGS);

@@ -79,6 +79,7 @@ typedef struct VbcOptions {
     unsigned int queues;        /* 0: one */
     unsigned int iothreads;     /* 0: main loop; > 1: queues mapped to them */
     bool server;                /* storage behind a daemon: vbc_hold() works */
+    bool node;                  /* -blockdev, named drv, in place of -drive */
     bool stock;                 /* the device has no cancel=on */
     bool decline;               /* the driver does not accept the feature */
     bool no_start;              /* leave the device alone after finding it */

@@ -1,0 +1,346 @@
+/*
+ * Tests of disks and images that are left while requests hang
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * A disk is unplugged, and a snapshot is taken, while requests of
+ * vbc_hang_some() are with storage that hangs: some of them in flight, some
+ * detached.  Nothing may freeze; no write may land once somebody else can have
+ * the image.
+ */
+
+#include "qemu/osdep.h"
+#include "qobject/qdict.h"
+#include "qobject/qlist.h"
+#include "blk-leave-test.h"
+
+#define OTHER_SLOT      5
+
+Vbc *leave_start(const void *base)
+{
+    VbcOptions opts = *(const VbcOptions *)base;
+
+    opts.server = true;
+    opts.node = true;
+    return vbc_start(&opts);
+}
+
+void leave_check_all(Vbc *v, VbcReq *r)
+{
+    for (unsigned int i = 0; i < VBC_HANGING; i++) {
+        if (vbc_hang_canceled(v, i)) {
+            vbc_check_reused(v, &r[i]);
+        } else {
+            vbc_expect(v, &r[i], VIRTIO_BLK_S_OK);
+        }
+    }
+}
+
+/* Unplug */
+
+/* Two devices go, the disk and its transport, one inside the other. */
+static void unplug(Vbc *v, const char *id, uint8_t slot)
+{
+    qpci_unplug_acpi_device_test(v->qts, id, slot);
+    qtest_qmp_eventwait(v->qts, "DEVICE_DELETED");
+}
+
+/* Returns: whether query-block shows a disk whose device has gone */
+static bool has_orphan(Vbc *v)
+{
+    QDict *ret = qtest_qmp(v->qts, "{'execute': 'query-block'}");
+    QListEntry *entry;
+    bool found = false;
+
+    QLIST_FOREACH_ENTRY(qdict_get_qlist(ret, "return"), entry) {
+        QDict *disk = qobject_to(QDict, qlist_entry_obj(entry));
+        const char *qdev = qdict_get_try_str(disk, "qdev");
+
+        found |= qdev && strstr(qdev, "(unplugged");
+    }
+    qobject_unref(ret);
+    return found;
+}
+
+static void wait_no_orphan(Vbc *v)
+{
+    gint64 end = g_get_monotonic_time() + 2 * VBC_PATIENCE_US;
+
+    while (has_orphan(v)) {
+        g_assert_cmpint(g_get_monotonic_time(), <, end);
+        g_usleep(1000);
+    }
+}
+
+static void del_node(Vbc *v, const char *name)
+{
+    qtest_qmp_assert_success(v->qts, "{'execute': 'blockdev-del',"
+                             " 'arguments': {'node-name': %s}}", name);
+}
+
+static void check_del_refused(Vbc *v, const char *name)
+{
+    QDict *error = qtest_qmp_assert_failure_ref(v->qts,
+        "{'execute': 'blockdev-del', 'arguments': {'node-name': %s}}", name);
+
+    g_test_message("%s", qdict_get_str(error, "desc"));
+    qobject_unref(error);
+}
+
+/* The guest has given everything of the device to somebody else */
+static void reuse_all(Vbc *v, VbcReq *r)
+{
+    for (unsigned int i = 0; i < VBC_HANGING; i++) {
+        vbc_reuse(v, &r[i]);
+    }
+}
+
+/* What was on its way has landed; what is written now stays. */
+static void check_next_owner(Vbc *v, VbcReq *r)
+{
+    g_autofree uint8_t *buf = g_malloc(VBC_DISK_SIZE);
+    int fd = open(v->image, O_RDWR);
+
+    for (unsigned int i = 0; i < VBC_HANGING; i++) {
+        vbc_check_reused(v, &r[i]);
+        if (r[i].type == VIRTIO_BLK_T_OUT) {
+            vbc_check_disk(v, r[i].sector, r[i].len, 1);
+        }
+    }
+    vbc_pattern(buf, VBC_DISK_SIZE, 0, 5);
+    g_assert_cmpint(fd, >=, 0);
+    g_assert_cmpint(write(fd, buf, VBC_DISK_SIZE), ==, VBC_DISK_SIZE);
+    close(fd);
+}
+
+static void test_unplug(const void *base)
+{
+    Vbc *v = leave_start(base);
+    VbcReq r[VBC_HANGING];
+
+    if (!v) {
+        return;
+    }
+    vbc_hang_some(v, r);
+    vbc_watch_begin(v);
+    unplug(v, "vblk", VBC_SLOT);
+    reuse_all(v, r);
+    g_assert_true(has_orphan(v));
+    check_del_refused(v, "drv");
+    for (unsigned int i = 0; i < v->opts.iothreads; i++) {
+        g_autofree char *id = g_strdup_printf("io%u", i);
+
+        /* The thread itself lives on; only its name goes */
+        qtest_qmp_assert_success(v->qts, "{'execute': 'object-del',"
+                                 " 'arguments': {'id': %s}}", id);
+    }
+    vbc_watch_end(v);
+
+    vbc_release(v);
+    wait_no_orphan(v);
+    del_node(v, "drv");
+    check_next_owner(v, r);
+    qtest_qmp_assert_success(v->qts, "{'execute': 'query-status'}");
+    vbc_check_disk(v, 0, VBC_DISK_SIZE, 5);
+    vbc_abandon(v);
+}
+
+/* -drive, whose BlockBackend is the monitor's, goes with the device */
+static void test_unplug_drive(const void *base)
+{
+    VbcOptions opts = *(const VbcOptions *)base;
+    VbcReq r[VBC_HANGING];
+    Vbc *v;
+
+    opts.server = true;
+    v = vbc_start(&opts);
+    if (!v) {
+        return;
+    }
+    vbc_hang_some(v, r);
+    vbc_watch_begin(v);
+    unplug(v, "vblk", VBC_SLOT);
+    reuse_all(v, r);
+    g_assert_true(has_orphan(v));
+    vbc_watch_end(v);
+    vbc_release(v);
+    wait_no_orphan(v);
+    check_next_owner(v, r);
+    vbc_check_disk(v, 0, VBC_DISK_SIZE, 5);
+    vbc_abandon(v);
+}
+
+/* Nothing hangs: all is as without detaching, and at once */
+static void test_unplug_idle(const void *base)
+{
+    Vbc *v = leave_start(base);
+
+    if (!v) {
+        return;
+    }
+    vbc_write(v, 64, 4096, 1);
+    unplug(v, "vblk", VBC_SLOT);
+    g_assert_false(has_orphan(v));
+    del_node(v, "drv");
+    vbc_check_disk(v, 64, 4096, 1);
+    vbc_abandon(v);
+}
+
+/* The disk that goes is idle, but another one hangs */
+static void unplug_other(const void *base, const char *options)
+{
+    VbcOptions opts = *(const VbcOptions *)base;
+    g_autofree char *args = g_strdup_printf(
+        "-blockdev null-co,node-name=null "
+        "-device virtio-blk-pci,id=other,drive=null,addr=%x.0%s",
+        OTHER_SLOT, options);
+    VbcReq r[VBC_HANGING];
+    Vbc *v;
+
+    opts.args = args;
+    v = leave_start(&opts);
+    if (!v) {
+        return;
+    }
+    vbc_hang_some(v, r);
+    vbc_watch_begin(v);
+    unplug(v, "other", OTHER_SLOT);
+    g_assert_true(has_orphan(v));
+    check_del_refused(v, "null");
+    vbc_watch_end(v);
+    vbc_release(v);
+    leave_check_all(v, r);
+    wait_no_orphan(v);
+    del_node(v, "null");
+    vbc_stop(v);
+}
+
+static void test_unplug_other(const void *base)
+{
+    unplug_other(base, ",detach=on");
+}
+
+static void test_unplug_stock(const void *base)
+{
+    unplug_other(base, "");
+}
+
+/* Plugged in again, and unplugged, as long as there is something to wait for */
+static void test_replug(const void *base)
+{
+    Vbc *v = leave_start(base);
+    VbcReq r[VBC_HANGING];
+
+    if (!v) {
+        return;
+    }
+    vbc_hang_some(v, r);
+    vbc_watch_begin(v);
+    unplug(v, "vblk", VBC_SLOT);
+    vbc_watch_end(v);
+    vbc_release(v);
+    wait_no_orphan(v);
+    qtest_qmp_assert_success(v->qts, "{'execute': 'device_add', 'arguments': {"
+                             " 'driver': 'virtio-blk-pci', 'id': 'vblk',"
+                             " 'drive': 'drv', 'addr': '4.0',"
+                             " 'cancel': true }}");
+    unplug(v, "vblk", VBC_SLOT);
+    g_assert_false(has_orphan(v));
+    del_node(v, "drv");
+    vbc_abandon(v);
+}
+
+/* Snapshots */
+
+/* Returns: the error of the job, or of the command, or NULL; to be freed */
+static char *snapshot(Vbc *v, const char *command)
+{
+    QDict *ret = qtest_qmp(v->qts, "{'execute': %s, 'arguments': {"
+                           " 'job-id': 'snap', 'tag': 'one',"
+                           " 'vmstate': 'drv', 'devices': ['drv'] }}",
+                           command);
+    char *error = NULL;
+    bool done = false;
+
+    if (qdict_haskey(ret, "error")) {
+        error = g_strdup(qdict_get_str(qdict_get_qdict(ret, "error"), "desc"));
+        qobject_unref(ret);
+        return error;
+    }
+    qobject_unref(ret);
+    while (!done) {
+        QListEntry *entry;
+
+        ret = qtest_qmp(v->qts, "{'execute': 'query-jobs'}");
+        QLIST_FOREACH_ENTRY(qdict_get_qlist(ret, "return"), entry) {
+            QDict *job = qobject_to(QDict, qlist_entry_obj(entry));
+
+            done = g_str_equal(qdict_get_str(job, "status"), "concluded");
+            g_free(error);
+            error = g_strdup(qdict_get_try_str(job, "error"));
+        }
+        qobject_unref(ret);
+    }
+    qtest_qmp_assert_success(v->qts, "{'execute': 'job-dismiss',"
+                             " 'arguments': {'id': 'snap'}}");
+    return error;
+}
+
+static void test_snapshot(const void *base)
+{
+    VbcOptions opts = *(const VbcOptions *)base;
+    g_autofree char *dir = g_dir_make_tmp("blk-leave-XXXXXX", NULL);
+    g_autofree char *image = g_strdup_printf("%s/disk", dir);
+    g_autofree char *error = NULL;
+    VbcReq r[VBC_HANGING];
+    Vbc *v;
+
+    if (!have_qemu_img()) {
+        g_test_skip("needs qemu-img");
+        return;
+    }
+    g_assert_cmpint(vbc_qemu_img(dir, "create -q -f qcow2 @disk 4M"), ==, 0);
+    /* An export does not grow */
+    g_assert_cmpint(truncate(image, 64 * 1024 * 1024), ==, 0);
+    opts.image = image;
+    opts.format = "qcow2";
+    v = leave_start(&opts);
+    if (!v) {
+        return;
+    }
+    vbc_write(v, 0, 128 * 1024, 1);
+    vbc_hang_some(v, r);
+    g_usleep(1100 * 1000);      /* a request is overdue after a second */
+    vbc_watch_begin(v);
+    error = snapshot(v, "snapshot-save");
+    g_assert_nonnull(error);
+    g_assert_nonnull(strstr(error, "vblk"));
+    vbc_watch_end(v);
+    vbc_release(v);
+    leave_check_all(v, r);
+    vbc_settle(v);
+    g_assert_cmpstr(snapshot(v, "snapshot-save"), ==, NULL);
+    vbc_check_read(v, 64, 4096, 1);
+    vbc_write(v, 64, 4096, 3);
+    vbc_check_read(v, 64, 4096, 3);
+    vbc_stop(v);
+    unlink(image);
+    rmdir(dir);
+}
+
+
+int main(int argc, char **argv)
+{
+    unsigned int loops = VBC_SETUP_PLAIN | VBC_SETUP_IOTHREADS;
+
+    g_test_init(&argc, &argv, NULL);
+    vbc_add_test("leave/unplug", VBC_SETUP_ALL, test_unplug);
+    vbc_add_test("leave/unplug-drive", loops, test_unplug_drive);
+    vbc_add_test("leave/unplug-idle", loops, test_unplug_idle);
+    vbc_add_test("leave/unplug-other", VBC_SETUP_PLAIN, test_unplug_other);
+    vbc_add_test("leave/unplug-stock", VBC_SETUP_PLAIN, test_unplug_stock);
+    vbc_add_test("leave/replug", loops, test_replug);
+    vbc_add_test("leave/snapshot", loops, test_snapshot);
+    leave_add_migrate_tests();
+    return g_test_run();
+}
