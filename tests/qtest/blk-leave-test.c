@@ -38,10 +38,10 @@ void leave_check_all(Vbc *v, VbcReq *r)
 
 /* Unplug */
 
-/* Two devices go, the disk and its transport, one inside the other. */
-static void unplug(Vbc *v, const char *id, uint8_t slot)
+void leave_unplug(Vbc *v, const char *id, uint8_t slot)
 {
     qpci_unplug_acpi_device_test(v->qts, id, slot);
+    /* Two devices go, the disk and its transport, one inside the other */
     qtest_qmp_eventwait(v->qts, "DEVICE_DELETED");
 }
 
@@ -62,7 +62,7 @@ static bool has_orphan(Vbc *v)
     return found;
 }
 
-static void wait_no_orphan(Vbc *v)
+void leave_wait_no_orphan(Vbc *v)
 {
     gint64 end = g_get_monotonic_time() + 2 * VBC_PATIENCE_US;
 
@@ -123,7 +123,7 @@ static void test_unplug(const void *base)
     }
     vbc_hang_some(v, r);
     vbc_watch_begin(v);
-    unplug(v, "vblk", VBC_SLOT);
+    leave_unplug(v, "vblk", VBC_SLOT);
     reuse_all(v, r);
     g_assert_true(has_orphan(v));
     check_del_refused(v, "drv");
@@ -137,7 +137,7 @@ static void test_unplug(const void *base)
     vbc_watch_end(v);
 
     vbc_release(v);
-    wait_no_orphan(v);
+    leave_wait_no_orphan(v);
     del_node(v, "drv");
     check_next_owner(v, r);
     qtest_qmp_assert_success(v->qts, "{'execute': 'query-status'}");
@@ -159,12 +159,12 @@ static void test_unplug_drive(const void *base)
     }
     vbc_hang_some(v, r);
     vbc_watch_begin(v);
-    unplug(v, "vblk", VBC_SLOT);
+    leave_unplug(v, "vblk", VBC_SLOT);
     reuse_all(v, r);
     g_assert_true(has_orphan(v));
     vbc_watch_end(v);
     vbc_release(v);
-    wait_no_orphan(v);
+    leave_wait_no_orphan(v);
     check_next_owner(v, r);
     vbc_check_disk(v, 0, VBC_DISK_SIZE, 5);
     vbc_abandon(v);
@@ -179,7 +179,7 @@ static void test_unplug_idle(const void *base)
         return;
     }
     vbc_write(v, 64, 4096, 1);
-    unplug(v, "vblk", VBC_SLOT);
+    leave_unplug(v, "vblk", VBC_SLOT);
     g_assert_false(has_orphan(v));
     del_node(v, "drv");
     vbc_check_disk(v, 64, 4096, 1);
@@ -204,13 +204,13 @@ static void unplug_other(const void *base, const char *options)
     }
     vbc_hang_some(v, r);
     vbc_watch_begin(v);
-    unplug(v, "other", OTHER_SLOT);
+    leave_unplug(v, "other", OTHER_SLOT);
     g_assert_true(has_orphan(v));
     check_del_refused(v, "null");
     vbc_watch_end(v);
     vbc_release(v);
     leave_check_all(v, r);
-    wait_no_orphan(v);
+    leave_wait_no_orphan(v);
     del_node(v, "null");
     vbc_stop(v);
 }
@@ -236,15 +236,15 @@ static void test_replug(const void *base)
     }
     vbc_hang_some(v, r);
     vbc_watch_begin(v);
-    unplug(v, "vblk", VBC_SLOT);
+    leave_unplug(v, "vblk", VBC_SLOT);
     vbc_watch_end(v);
     vbc_release(v);
-    wait_no_orphan(v);
+    leave_wait_no_orphan(v);
     qtest_qmp_assert_success(v->qts, "{'execute': 'device_add', 'arguments': {"
                              " 'driver': 'virtio-blk-pci', 'id': 'vblk',"
                              " 'drive': 'drv', 'addr': '4.0',"
                              " 'cancel': true }}");
-    unplug(v, "vblk", VBC_SLOT);
+    leave_unplug(v, "vblk", VBC_SLOT);
     g_assert_false(has_orphan(v));
     del_node(v, "drv");
     vbc_abandon(v);
@@ -341,6 +341,7 @@ int main(int argc, char **argv)
     vbc_add_test("leave/unplug-stock", VBC_SETUP_PLAIN, test_unplug_stock);
     vbc_add_test("leave/replug", loops, test_replug);
     vbc_add_test("leave/snapshot", loops, test_snapshot);
+    leave_add_lock_tests();
     leave_add_migrate_tests();
     return g_test_run();
 }
