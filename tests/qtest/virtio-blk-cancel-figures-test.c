@@ -659,7 +659,7 @@ static void test_timeline(const void *base)
     write_log(v);
 
     out = run_timeline(script, log);
-    expect_line(out, "^Disk vblk; 0 s is 20");
+    expect_line(out, "^Disk vblk \\(.*\\); 0 s is 20");
     expect_line(out, "#1 write 4 KiB at 4 KiB: submitted, queue \\d,"
                      " tag 0x11$");
     expect_line(out, "#1 write 4 KiB at 4 KiB: CANCEL: given back$");
