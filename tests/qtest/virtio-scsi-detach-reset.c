@@ -208,6 +208,28 @@ static void test_beside(const void *base)
     vsd_stop(s);
 }
 
+/* Unplug takes the commands back, and waits for what it has detached */
+static void test_unplug(const void *base)
+{
+    Vsd *s = vsd_start(&(VsdOptions) { .base = base });
+    VsdCmd c = vsd_write(1, 1, VSD_HALF, LEN, 3);
+
+    if (!s) {
+        return;
+    }
+    vbc_hold(s->v);
+    vsd_send(s, &c);
+    vsd_sync(s);
+    vbc_release_soon(s->v);
+    qtest_qmp_device_del(s->v->qts, "lun1");
+    vsd_expect_response(s, &c, VSD_S_ABORTED);
+    vbc_check_disk(s->v, VSD_HALF, LEN, 3);
+    vbc_reuse(s->v, &c.r);
+    vbc_settle(s->v);
+    vbc_check_reused(s->v, &c.r);
+    vsd_stop(s);
+}
+
 /*
  * Another HBA, without DMA of its own: am53c974.  It cancels a command, and
  * waits for that, when the driver selects the disk anew.
@@ -331,6 +353,7 @@ void vsd_add_reset_tests(void)
     vsd_add_test("reset/during", test_during);
     vsd_add_test("reset/left", test_left);
     vsd_add_test("reset/beside", test_beside);
+    vsd_add_test("unplug", test_unplug);
     qtest_add_func("/virtio-scsi-detach/esp", test_esp);
     qtest_add_func("/virtio-scsi-detach/properties", test_properties);
 }

@@ -14,7 +14,7 @@
 #include "qemu/bswap.h"
 #include "virtio-scsi-detach-lib.h"
 
-#define HANGING     16          /* commands; half of them for each unit */
+#define HANGING     8           /* commands; half of them for each unit */
 #define LEN         4096
 #define SECTORS     (LEN / VBC_SECTOR)
 #define NO_MEMORY   0xd0000000  /* guest address */
@@ -600,7 +600,7 @@ static void test_race(const void *base)
         VSD_TMF_ABORT_TASK, VSD_TMF_ABORT_TASK_SET, VSD_TMF_LUN_RESET,
     };
 
-    for (unsigned int i = 0; s && i < 60; i++) {
+    for (unsigned int i = 0; s && i < 45; i++) {
         VsdTmf t = { .subtype = kinds[i % 3], .tag = 2 };
         VsdCmd c[8];
 
