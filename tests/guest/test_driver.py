@@ -114,14 +114,14 @@ def test_raced(guest):
 
 
 def test_refused(guest):
-    """The driver asks again, and again, and then takes no for an answer."""
-    with fake(guest, {"cancel_limit": 0}) as disk, resets(disk, 0):
+    """The driver asks again, and again, and does nothing else by default."""
+    with fake(guest) as disk, resets(disk, 0):
         disk.set(hold="Y", cancel="refuse")
         io = disk.io("read")
-        disk.wait("cancels", 3)
+        disk.wait("cancels", 7)
         assert not io.returned()
         disk.set(cancel="obey")
-        assert_timed_out(io.results(), IO_TIMEOUT * 3)
+        assert_timed_out(io.results(), IO_TIMEOUT * 7)
         disk.set(hold="N")
         assert_works(disk)
 
@@ -319,3 +319,29 @@ def test_remove(guest, how):
             assert result.errno in (errno.EIO, errno.ETIMEDOUT), result
         disk.set(status=0)
         unbind.wait()
+
+
+@pytest.mark.parametrize("how, driver, count", [
+    ({"cancel": "obey"}, {}, 0),
+    ({"cancel": "ignore"}, {}, 1),
+    ({"status": 64, "hold": "N", "config": 1}, {"io_timeout": LONG}, 1)],
+    ids=["cancel", "reset", "needs-reset"])
+def test_cpu_unplug(guest, how, driver, count):
+    """A CPU waits for the requests of its virtqueue before it goes."""
+    with fake(guest, driver, queues=2) as disk, resets(disk, count):
+        disk.set(hold="Y", cancel="refuse")
+        io = disk.io("write", seed=3, count=8, cpu=1)
+        disk.wait("held", 8)
+        going = guest.take_cpu()
+        guest.run("sleep 1")
+        assert not going.done() and not io.returned()
+        disk.set(**how)
+        if driver:
+            assert_fine(io.results())
+        else:
+            assert_timed_out(io.results(), IO_TIMEOUT)
+        going.wait()
+        disk.set(hold="N", cancel="obey")
+        assert_works(disk)
+        guest.return_cpu()
+        assert_works(disk)
