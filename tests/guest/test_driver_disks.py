@@ -2,7 +2,9 @@
 """The driver on QEMU's device: what else happens while requests hang."""
 
 import errno
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,7 @@ from harness.patterns import BLOCK
 from harness.process import wait_until
 from harness.rig import MAX_SILENCE
 from harness.servers import SIZE
+from harness.tools import tools_image
 
 COUNT = 16
 
@@ -75,6 +78,26 @@ def test_reset(rig, why, cancel, properties, parameters):
     said = [line for line in guest.kernel_log() if "resetting" in line]
     assert len(said) == 1 and why in said[0], said
     assert_works(server, guest)
+
+
+@pytest.mark.parametrize("cancel, parameters", [
+    (True, {}), (False, {"timeout_reset": "Y"})], ids=["cancel", "reset"])
+def test_cpu_unplug(rig, cancel, parameters):
+    """A CPU goes while its requests are cancelled or the device is reset."""
+    server, guest = boot(rig, cancel=cancel, properties={"detach": "on"},
+                         **parameters)
+    server.pause()
+    io = [guest.io("disk", "mixed", seed=2, count=COUNT // 2, cpu=cpu)
+          for cpu in (0, 1)]
+    wait_until(lambda: guest.in_flight("disk") == COUNT, "requests to hang")
+    going = guest.take_cpu()
+    for some in io:
+        assert_timed_out(some.results(LATEST))
+    going.wait(LATEST)
+    assert_works(server, guest)
+    guest.return_cpu()
+    store(guest, "disk", seed=4, count=COUNT)
+    assert load(guest, "disk") == 4
 
 
 def test_suspend(rig):
@@ -144,7 +167,56 @@ def test_mirror(rig):
         later += mirror_io("read").results()
         assert_fine(later)
         assert max(r.seconds for r in later) < MAX_SILENCE
+        print("mirror: went on after", max(r.seconds for r in written),
+              "s, then", max(r.seconds for r in later), "s")
     assert guest.run(f"cat {md}/degraded") == "1"
     assert seeds(healthy.images["other"], count=COUNT) == {2}
     server.resume()
     guest.run(f"echo clear > {md}/array_state")
+
+
+def test_multipath(rig, build):
+    """Multipath goes on with one path when the other hangs.
+
+    Two servers of one image are two paths to the same storage.
+    """
+    tools = tools_image(build, "dm", Path(shutil.which("dmsetup")
+                                          or "/usr/sbin/dmsetup"))
+    server = rig.nbdkit("disk")
+    other = rig.nbdkit(name="other")
+    (other.directory / "disk").symlink_to(server.images["disk"])
+    guest = rig.boot(Disk("disk", server.blockdev("disk"),
+                          properties={"share-rw": True}),
+                     Disk("path2", other.blockdev("disk"),
+                          properties={"share-rw": True}),
+                     Disk("tools", {"driver": "file", "read-only": True,
+                                    "filename": str(tools)}, cancel=False),
+                     io_timeout=IO_TIMEOUT)
+    numbers = [guest.run(f"cat /sys/block/{guest.disk(name)}/dev")
+               for name in ("disk", "path2")]
+    paths = " ".join(f"round-robin 0 1 1 {number} 1" for number in numbers)
+    guest.run("for m in dm-mod dm-multipath dm-round-robin; do "
+              "insmod /lib/modules/test/$m.ko; done; mkdir /tools; "
+              f"mount -r -t ext4 /dev/{guest.disk('tools')} /tools; "
+              "/tools/ld.so --library-path /tools/lib /tools/dmsetup "
+              "--noudevsync --noudevrules create both --table "
+              f"'0 {SIZE // 512} multipath 0 0 2 1 {paths}'")
+
+    def both(op, **options):
+        return guest.io_on("/dev/dm-0", op, **options)
+
+    assert_fine(both("write", seed=1, count=COUNT).results())
+    with rig.alive():
+        server.pause()
+        moved = both("write", seed=2, count=COUNT).results(LATEST)
+        assert_fine(moved)
+        assert max(r.seconds for r in moved) > IO_TIMEOUT * 0.9
+        later = both("write", seed=3, offset=COUNT * BLOCK).results()
+        later += both("read", count=COUNT).results()
+        assert_fine(later)
+        assert max(r.seconds for r in later) < MAX_SILENCE
+        print("multipath: switched after",
+              max(r.seconds for r in moved), "s, then",
+              max(r.seconds for r in later), "s")
+    assert seeds(server.images["disk"], count=COUNT) == {2}
+    server.resume()

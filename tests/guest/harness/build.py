@@ -97,7 +97,7 @@ class Build:
                   for name in ("md-mod", "raid1", "libcrc32c", "xfs",
                                "configfs", "null_blk", "dm-mod",
                                "scsi_common", "scsi_mod", "virtio_scsi",
-                               "sd_mod")]
+                               "sd_mod", "dm-multipath", "dm-round-robin")]
         for module in filter(Path.exists, tests):
             content[f"lib/modules/test/{module.name}"] = module
         # This file says what is in it

@@ -340,23 +340,39 @@ class Guest:
         return sum(int(count) for count in counts.split())
 
     def io(self, name, op, offset=0, length=4096, count=1, seed=0,
-           watch=False, polled=False):
+           watch=False, polled=False, cpu=None):
         """Issue requests at once, in the background; see guest-io.c."""
         return self.io_on(f"/dev/{self.disk(name)}", op, offset, length,
-                          count, seed, watch, polled)
+                          count, seed, watch, polled, cpu)
 
     def io_on(self, device, op, offset=0, length=4096, count=1, seed=0,
-              watch=False, polled=False):
+              watch=False, polled=False, cpu=None):
         """The same on any block device of the guest."""
         options, release = "-p" if polled else "", None
+        pinned = "" if cpu is None else f"taskset {1 << cpu:x} "
         if watch:
             flag = f"/tmp/release-{self._next_id}"
             options += f" -k {flag}"
             release = lambda: self.run(f"touch {flag}")
         call = self.start(
-            f"guest-io io -o {offset} -l {length} -n {count} -s {seed} "
+            f"{pinned}guest-io io -o {offset} -l {length} -n {count} "
+            f"-s {seed} "
             f"{options} {device} {op}")
         return IO(call, count, release)
+
+    def take_cpu(self):
+        """Take the second CPU away; on return that has begun. Requests of
+        its virtqueue hold it up."""
+        state = "cat /sys/devices/system/cpu/cpu1/hotplug/state"
+        before = self.run(state)
+        call = self.start("echo 0 > /sys/devices/system/cpu/cpu1/online")
+        process.wait_until(lambda: self.run(state) != before,
+                           "the CPU to be taken away")
+        return call
+
+    def return_cpu(self):
+        """Have the second CPU again."""
+        self.run("echo 1 > /sys/devices/system/cpu/cpu1/online")
 
     def kernel_log(self):
         """The lines of the guest's kernel so far."""
