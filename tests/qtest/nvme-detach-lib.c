@@ -455,8 +455,12 @@ static char *device_arguments(Nvd *v)
         g_string_append_printf(s, "-device pcie-root-port,id=root-port,"
                                "addr=%x.0 ", NVD_SLOT);
     }
-    g_string_append_printf(s, "-device nvme,id=nvme0,serial=nvd%s%s",
+    if (v->opts.subsystem) {
+        g_string_append(s, "-device nvme-subsys,id=subsys ");
+    }
+    g_string_append_printf(s, "-device nvme,id=nvme0,serial=nvd%s%s%s",
                            v->opts.port ? ",bus=root-port,addr=0" : ",addr=4",
+                           v->opts.subsystem ? ",subsys=subsys" : "",
                            v->opts.controller ?: "");
     for (unsigned int i = 0; i < num; i++) {
         g_autofree char *drive = !i && v->opts.drive

@@ -74,6 +74,7 @@
 
 typedef struct NvdOptions {
     bool off;                   /* detach=off */
+    bool subsystem;             /* one that controllers share */
     bool single;                /* only the first namespace */
     bool port;                  /* behind a PCIe root port */
     const char *controller;     /* more properties of the controller, or NULL */
@@ -213,8 +214,9 @@ static inline void nvd_release(Nvd *v)
     hold_storage_release(v->storage);
 }
 
-/* nvme-detach-{reset,random}.c */
+/* nvme-detach-{reset,vf,random}.c */
 void nvd_add_reset_tests(void);
+void nvd_add_vf_tests(void);
 void nvd_add_random_tests(void);
 
 #endif

@@ -4,7 +4,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * In nvme-detach-reset.c are resets, deleted queues and shutdowns, in
- * nvme-detach-random.c all of it at once.
+ * nvme-detach-vf.c virtual functions, in nvme-detach-random.c all at once.
  */
 
 #include "qemu/osdep.h"
@@ -424,6 +424,21 @@ static void test_config(void)
     qtest_quit(qts);
 }
 
+/* The controller's own namespace can be unplugged, and used again. */
+static void test_unplug(void)
+{
+    QTestState *qts = qtest_init("-nodefaults -machine pc -blockdev "
+                                 "null-co,node-name=disk,size=4194304");
+
+    for (unsigned int i = 0; i < 2; i++) {
+        qtest_qmp_device_add(qts, "nvme", "nvme0", "{'addr': '4',"
+                             " 'serial': 'nvd', 'drive': 'disk',"
+                             " 'detach': true, 'detach-budget': 65536 }");
+        qpci_unplug_acpi_device_test(qts, "nvme0", 4);
+    }
+    qtest_quit(qts);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -445,7 +460,9 @@ int main(int argc, char **argv)
     qtest_add_func("/nvme-detach/abort/flood", test_flood);
     qtest_add_func("/nvme-detach/abort/off", test_off);
     qtest_add_func("/nvme-detach/config", test_config);
+    qtest_add_func("/nvme-detach/unplug", test_unplug);
     nvd_add_reset_tests();
+    nvd_add_vf_tests();
     nvd_add_random_tests();
     return g_test_run();
 }
