@@ -93,6 +93,15 @@ void blk_detach_close_gate(void)
     }
 }
 
+static void blk_detach_wake_parked(void *opaque)
+{
+    BlkDetach *d;
+
+    QLIST_FOREACH(d, &engines, all) {
+        blk_detach_drained_end(d);
+    }
+}
+
 void blk_detach_open_gate(void)
 {
     BlkDetach *d;
@@ -101,7 +110,13 @@ void blk_detach_open_gate(void)
     qatomic_set(&blk_detach_gate_closed, false);
     QLIST_FOREACH(d, &engines, all) {
         blk_detach_set_unthrottled(d, false);
-        blk_detach_drained_end(d);
+    }
+    if (qemu_in_coroutine()) {
+        /* Whom this coroutine wakes runs in its AioContext */
+        aio_bh_schedule_oneshot(qemu_get_aio_context(), blk_detach_wake_parked,
+                                NULL);
+    } else {
+        blk_detach_wake_parked(NULL);
     }
 }
 

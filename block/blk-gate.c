@@ -14,6 +14,7 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "qapi/qapi-events-block.h"
 #include "qemu/cutils.h"
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"
@@ -130,18 +131,25 @@ static void gate_refuse(const char *what, const char *why, Error **errp)
                "when the storage answers", what, why);
 }
 
-bool blk_gate_check(const char *what, Error **errp)
+char *blk_gate_describe(void)
 {
-    g_autofree char *why = NULL;
     GateView v;
     GLOBAL_STATE_CODE();
 
     if (!blk_detach_any() || !gate_look(&v, INT64_MAX) || !v.hangs) {
-        return true;
+        return NULL;
     }
-    why = gate_describe(&v);
-    gate_refuse(what, why, errp);
-    return false;
+    return gate_describe(&v);
+}
+
+bool blk_gate_check(const char *what, Error **errp)
+{
+    g_autofree char *why = blk_gate_describe();
+
+    if (why) {
+        gate_refuse(what, why, errp);
+    }
+    return !why;
 }
 
 /*
@@ -163,7 +171,7 @@ static void gate_timer(void *opaque)
     gate_open();
 }
 
-static void gate_close(void)
+static void gate_close(void *opaque)
 {
     if (!timer) {
         /* Runs in nested event loops, too */
@@ -236,39 +244,54 @@ static bool gate_flush_pending(GateFlushList *list)
     return false;
 }
 
-typedef struct GateFlushAll {
-    GateFlushList *list;
+/*
+ * A coroutine that another one starts or wakes runs in that one's AioContext,
+ * and drivers count on theirs to be the one that they run in.  So what starts
+ * or wakes requests is called here, outside the gate's own coroutine.
+ */
+typedef struct GateRun {
+    void (*fn)(void *opaque);
+    void *opaque;
     Coroutine *co;
-} GateFlushAll;
+} GateRun;
 
-static void gate_flush_bh(void *opaque)
+static void gate_run_bh(void *opaque)
 {
-    GateFlushAll *all = opaque;
+    GateRun *run = opaque;
+
+    run->fn(run->opaque);
+    aio_co_wake(run->co);
+}
+
+static void coroutine_fn gate_co_run(void (*fn)(void *opaque), void *opaque)
+{
+    GateRun run = { fn, opaque, qemu_coroutine_self() };
+
+    aio_bh_schedule_oneshot(qemu_coroutine_get_aio_context(run.co),
+                            gate_run_bh, &run);
+    qemu_coroutine_yield();
+}
+
+static void gate_begin_flush(void *opaque)
+{
+    GateFlushList *list = opaque;
     BlkDetachLoad load = {};
 
     while (blk_detach_next_load(&load)) {
         GateFlush *f = g_new0(GateFlush, 1);
 
-        QSLIST_INSERT_HEAD(all->list, f, next);
+        QSLIST_INSERT_HEAD(list, f, next);
         f->acb = blk_detach_probe_flush(&load, gate_flush_cb, f);
     }
-    aio_co_wake(all->co);
 }
 
 /* Flush all; what has not ended by @deadline is detached. */
 static void coroutine_fn gate_co_flush(int64_t deadline)
 {
     GateFlushList list = QSLIST_HEAD_INITIALIZER(list);
-    GateFlushAll all = { .list = &list, .co = qemu_coroutine_self() };
     GateFlush *f;
 
-    /*
-     * A coroutine that another one starts is in that one's AioContext.  Drivers
-     * count on theirs to be the one that they run in, and this may be in that
-     * of the main loop's I/O handlers.
-     */
-    aio_bh_schedule_oneshot(iohandler_get_aio_context(), gate_flush_bh, &all);
-    qemu_coroutine_yield();
+    gate_co_run(gate_begin_flush, &list);
     while (gate_flush_pending(&list) && get_clock() < deadline) {
         qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, POLL_NS);
     }
@@ -293,24 +316,24 @@ static bool coroutine_fn gate_co_wait(GateView *v, int64_t begin,
             return false;
         }
         qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, POLL_NS);
-        gate_close();   /* the VM may have stopped */
+        if (!closed) {
+            /* The VM has stopped meanwhile */
+            gate_co_run(gate_close, NULL);
+        }
     }
     return true;
 }
 
-static void gate_reap_bh(void *opaque)
+static void gate_reap(void *opaque)
 {
     blk_orphan_reap();
-    aio_co_wake(opaque);
 }
 
 /* Whoever is let in next may want the image that an orphan still has. */
 static void coroutine_fn gate_co_reap(void)
 {
     if (blk_orphan_any()) {
-        aio_bh_schedule_oneshot(iohandler_get_aio_context(), gate_reap_bh,
-                                qemu_coroutine_self());
-        qemu_coroutine_yield();
+        gate_co_run(gate_reap, NULL);
     }
 }
 
@@ -330,7 +353,7 @@ static char *coroutine_fn gate_co_enter(bool flush)
     }
 
     entered++;
-    gate_close();
+    gate_co_run(gate_close, NULL);
     if (gate_co_wait(&v, begin, deadline)) {
         if (flush) {
             gate_co_flush(deadline);
@@ -396,63 +419,100 @@ bool blk_gate_enter(const char *what, bool flush, Error **errp)
     return e.ok;
 }
 
+/*
+ * For what cannot be refused
+ */
+
 typedef struct GateCall {
     char *what;
     bool flush;
+    AioContext *ctx;            /* where the main loop runs @cb */
     void (*cb)(void *opaque);
     void *opaque;
-    Coroutine *co;
 } GateCall;
 
-static void gate_call_bh(void *opaque)
+static GateCall *gate_new_call(const char *what, bool flush, AioContext *ctx,
+                               void (*cb)(void *opaque), void *opaque)
 {
-    GateCall *call = opaque;
+    GateCall *call = g_new(GateCall, 1);
 
-    call->cb(call->opaque);
-    aio_co_wake(call->co);
+    *call = (GateCall) {
+        .what = g_strdup(what),
+        .flush = flush,
+        .ctx = ctx,
+        .cb = cb,
+        .opaque = opaque,
+    };
+    return call;
+}
+
+static void gate_free_call(GateCall *call)
+{
+    g_free(call->what);
+    g_free(call);
+}
+
+static void gate_say_waits(GateCall *call, const char *why)
+{
+    warn_report("'%s' waits for storage that hangs: %s", call->what, why);
+    qapi_event_send_block_gate_wait(call->what, why);
 }
 
 static void coroutine_fn gate_call_entry(void *opaque)
 {
     GateCall *call = opaque;
-    int64_t warned = INT64_MIN;
+    int64_t next_ns = 0;
     char *why;
 
     while ((why = gate_co_enter(call->flush))) {
-        if (warned == INT64_MIN || get_clock() - warned >= WARN_NS) {
-            warned = get_clock();
-            warn_report("'%s' waits for storage that hangs: %s", call->what,
-                        why);
+        if (get_clock() >= next_ns) {
+            next_ns = get_clock() + WARN_NS;
+            gate_say_waits(call, why);
         }
         g_free(why);
         qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, RETRY_NS);
     }
 
-    call->co = qemu_coroutine_self();
-    aio_bh_schedule_oneshot(iohandler_get_aio_context(), gate_call_bh, call);
-    qemu_coroutine_yield();
+    gate_co_run(call->cb, call->opaque);
     blk_gate_leave();
-    g_free(call->what);
-    g_free(call);
+    gate_free_call(call);
 }
 
 void blk_gate_call(const char *what, bool flush, void (*cb)(void *opaque),
                    void *opaque)
 {
-    GateCall *call;
+    /* Nested event loops do not run what is in this context */
+    AioContext *ctx = iohandler_get_aio_context();
     GLOBAL_STATE_CODE();
 
-    if (!blk_detach_any()) {
+    if (blk_detach_any()) {
+        aio_co_schedule(ctx, qemu_coroutine_create(gate_call_entry,
+                                                   gate_new_call(what, flush,
+                                                                 ctx, cb,
+                                                                 opaque)));
+    } else {
         cb(opaque);
-        return;
     }
-    call = g_new0(GateCall, 1);
-    call->what = g_strdup(what);
-    call->flush = flush;
-    call->cb = cb;
-    call->opaque = opaque;
+}
 
-    /* Nested event loops do not run what is in this context */
-    aio_co_schedule(iohandler_get_aio_context(),
-                    qemu_coroutine_create(gate_call_entry, call));
+/* Context: main loop; only here it is known whether the gate is needed */
+static void gate_schedule_bh(void *opaque)
+{
+    GateCall *call = opaque;
+
+    if (blk_detach_any()) {
+        aio_co_enter(call->ctx, qemu_coroutine_create(gate_call_entry, call));
+    } else {
+        call->cb(call->opaque);
+        gate_free_call(call);
+    }
+}
+
+void blk_gate_schedule(const char *what, void (*cb)(void *opaque),
+                       void *opaque)
+{
+    AioContext *ctx = qemu_get_aio_context();
+
+    aio_bh_schedule_oneshot(ctx, gate_schedule_bh,
+                            gate_new_call(what, false, ctx, cb, opaque));
 }

@@ -50,11 +50,11 @@ bool blk_detach_next_load(BlkDetachLoad *load);
  * before it holds anything, and does not count as in flight; it can be
  * cancelled.  What is in flight goes on.  To be called only while it is open.
  *
- * Context: main loop, or BQL held.
+ * Context: BQL held, outside a coroutine.
  */
 void blk_detach_close_gate(void);
 
-/* The opposite; what is parked goes on. */
+/* The opposite; what is parked goes on.  In a coroutine it does so later. */
 void blk_detach_open_gate(void);
 
 /*
@@ -62,7 +62,7 @@ void blk_detach_open_gate(void);
  *
  * Flush the BlockBackend of @load by a request that passes the closed gate.
  *
- * Context: main loop.
+ * Context: main loop, outside a coroutine.
  */
 BlockAIOCB *blk_detach_probe_flush(const BlkDetachLoad *load,
                                    BlockCompletionFunc *cb, void *opaque);

@@ -84,14 +84,34 @@ bool blk_gate_is_needed(void);
  * @cb: called once, between enter and leave, outside any coroutine and any
  * nested event loop
  *
- * Call @cb as soon as nothing hangs, however long that takes.  A warning says
- * what this waits for, at once and then every 30 seconds.
+ * Call @cb as soon as nothing hangs, however long that takes.  A warning and an
+ * event say what this waits for, at once and then every 30 seconds.
  *
  * Context: main loop.  If there is no BlockBackend with detaching on @cb runs
  * before this returns.
  */
 void blk_gate_call(const char *what, bool flush, void (*cb)(void *opaque),
                    void *opaque);
+
+/*
+ * blk_gate_schedule:
+ *
+ * As blk_gate_call(), but always later, and also in a nested event loop of the
+ * main loop: for what somebody may wait for with aio_poll().
+ *
+ * Context: any thread.
+ */
+void blk_gate_schedule(const char *what, void (*cb)(void *opaque),
+                       void *opaque);
+
+/*
+ * blk_gate_describe:
+ *
+ * Returns: which disk hangs, as in the errors, or NULL; to be freed.
+ *
+ * Context: BQL held.
+ */
+char *blk_gate_describe(void);
 
 /*
  * blk_gate_vm_stops:
