@@ -1,0 +1,140 @@
+/*
+ * Which commands pass the gate
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Those that drain disks or change the block graph, because these wait for
+ * every request of every disk.  A command that only takes the graph's read lock
+ * waits for nobody, and is not here; nor is one that must always work, like
+ * "cont", or that serves to look at what hangs.
+ *
+ * "quit" is not here, because it cannot be refused: see system/gate-vm.c.
+ */
+
+#include "qemu/osdep.h"
+#include "gate-internal.h"
+
+static const GatedCommand gated_qmp[] = {
+    /* Nodes come, go, or get another place: the graph's write lock */
+    { "blockdev-add" },
+    { "blockdev-create" },
+    { "blockdev-del", true },
+    { "blockdev-reopen", true },
+    { "blockdev-set-active", true },
+    { "blockdev-snapshot", true },
+    { "blockdev-snapshot-sync", true },
+    { "change-backing-file", true },
+    { "device_add" },
+    { "x-blockdev-change", true },
+
+    /* Whole disks are drained to be moved to another thread */
+    { "x-blockdev-set-iothread" },
+
+    /* The disk is drained and flushed, and its image's metadata written */
+    { "block_resize", true },
+    { "blockdev-snapshot-delete-internal-sync", true },
+    { "blockdev-snapshot-internal-sync", true },
+    { "x-blockdev-amend", true },
+
+    /* A persistent bitmap is in the image, and read or written at once */
+    { "block-dirty-bitmap-add" },
+    { "block-dirty-bitmap-remove" },
+
+    /* Several of the above */
+    { "transaction", true },
+
+    /* A medium: its node is taken out of the BlockBackend, or put in */
+    { "blockdev-change-medium", true },
+    { "blockdev-close-tray" },
+    { "blockdev-insert-medium" },
+    { "blockdev-open-tray", true },
+    { "blockdev-remove-medium", true },
+    { "eject", true },
+
+    /* The disk is drained before its limits change */
+    { "block_set_io_throttle" },
+
+    /* Jobs: their filters and BlockBackends come when they start ... */
+    { "block-commit", true },
+    { "block-stream" },
+    { "blockdev-backup" },
+    { "blockdev-mirror" },
+    { "drive-backup" },
+    { "drive-mirror" },
+
+    /* ... and go when they end, which these may bring about at once */
+    { "block-job-cancel" },
+    { "block-job-complete" },
+    { "block-job-dismiss" },
+    { "block-job-finalize" },
+    { "job-cancel" },
+    { "job-complete" },
+    { "job-dismiss" },
+    { "job-finalize" },
+
+    /* Exports have BlockBackends of their own */
+    { "block-export-add" },
+    { "block-export-del" },
+    { "nbd-server-add" },
+    { "nbd-server-remove" },
+    { "nbd-server-stop" },
+
+    /* All disks are drained and flushed, with the vCPUs standing still */
+    { "dump-guest-memory", true },
+    { "stop", true },
+    { "xen-save-devices-state", true },
+    { }
+};
+
+/* The same, by the names that the human monitor has for them */
+static const GatedCommand gated_hmp[] = {
+    { "block_job_cancel" },
+    { "block_job_complete" },
+    { "block_resize", true },
+    { "block_set_io_throttle" },
+    { "block_stream" },
+    { "change", true },
+    { "commit", true },
+    { "delvm", true },
+    { "device_add" },
+    { "drive_add" },
+    { "drive_backup" },
+    { "drive_del", true },
+    { "drive_mirror" },
+    { "dump-guest-memory", true },
+    { "eject", true },
+    { "loadvm", true },
+    { "nbd_server_add" },
+    { "nbd_server_remove" },
+    { "nbd_server_start" },
+    { "nbd_server_stop" },
+    { "savevm", true },
+    { "snapshot_blkdev", true },
+    { "snapshot_blkdev_internal", true },
+    { "snapshot_delete_blkdev_internal", true },
+    { "s", true },
+    { "stop", true },
+    { }
+};
+
+static const GatedCommand *gate_find(const GatedCommand *table,
+                                     const char *name, size_t len)
+{
+    for (; table->name; table++) {
+        if (strlen(table->name) == len && !strncmp(table->name, name, len)) {
+            return table;
+        }
+    }
+    return NULL;
+}
+
+const GatedCommand *gate_find_qmp(const char *name)
+{
+    return gate_find(gated_qmp, name, strlen(name));
+}
+
+const GatedCommand *gate_find_hmp(const char *cmdline)
+{
+    cmdline += strspn(cmdline, " \t");
+    return gate_find(gated_hmp, cmdline, strcspn(cmdline, " \t/"));
+}
