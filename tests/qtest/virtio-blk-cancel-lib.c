@@ -19,6 +19,7 @@
 #include "qobject/qdict.h"
 #include "qobject/qjson.h"
 #include "qobject/qlist.h"
+#include "gate-patience.h"
 #include "virtio-blk-cancel-lib.h"
 
 
@@ -552,7 +553,7 @@ void vbc_resume(Vbc *v, const char *name)
 void vbc_settle(Vbc *v)
 {
     /* Stopping hands the queues to the main loop and drains the storage */
-    qtest_qmp_assert_success(v->qts, "{'execute': 'stop'}");
+    gate_patient_qmp(v->qts, "{\"execute\": \"stop\"}", NULL);
     qtest_qmp_eventwait(v->qts, "STOP");
     qtest_qmp_assert_success(v->qts, "{'execute': 'cont'}");
     qtest_qmp_eventwait(v->qts, "RESUME");

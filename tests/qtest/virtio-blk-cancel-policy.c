@@ -8,6 +8,7 @@
 
 #include "qemu/osdep.h"
 #include "qobject/qdict.h"
+#include "gate-patience.h"
 #include "virtio-blk-cancel-lib.h"
 
 /* One of each type that can be cancelled while the storage has it */
@@ -393,6 +394,8 @@ static void test_snapshot(const void *base)
         return;
     }
     for (unsigned int round = 0; round < SNAPSHOTS; round++) {
+        g_autofree char *command = NULL;
+
         g_free(name);
         name = g_strdup_printf("%s.%u", v->image, round);
         g_assert_cmpint(vbc_qemu_img("", "create -q -f qcow2 %s %d", name,
@@ -418,10 +421,12 @@ static void test_snapshot(const void *base)
         for (unsigned int i = 1; i < BUSY; i += 3) {
             vbc_send(v, &cancel[i]);
         }
-        qtest_qmp_assert_success(v->qts, "{'execute': 'blockdev-snapshot-sync',"
-                                 " 'arguments': {'device': 'drv',"
-                                 " 'snapshot-file': %s, 'format': 'qcow2',"
-                                 " 'mode': 'existing'}}", name);
+        command = g_strdup_printf("{\"execute\": \"blockdev-snapshot-sync\","
+                                  " \"arguments\": {\"device\": \"drv\","
+                                  " \"snapshot-file\": \"%s\","
+                                  " \"format\": \"qcow2\","
+                                  " \"mode\": \"existing\"}}", name);
+        gate_patient_qmp(v->qts, command, NULL);
         for (unsigned int i = 2; i < BUSY; i += 3) {
             vbc_send(v, &cancel[i]);
         }

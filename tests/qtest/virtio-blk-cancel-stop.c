@@ -9,6 +9,7 @@
 
 #include "qemu/osdep.h"
 #include "qobject/qdict.h"
+#include "gate-patience.h"
 #include "virtio-blk-cancel-lib.h"
 
 static Vbc *start(const void *base, bool server, const char *device,
@@ -273,9 +274,12 @@ static void stop_machine(Vbc *v)
 /* A drained section while the machine runs: the size is what it was */
 static void drain_drive(Vbc *v)
 {
-    qtest_qmp_assert_success(v->qts, "{'execute': 'block_resize',"
-                             " 'arguments': {'device': 'drv', 'size': %d}}",
-                             VBC_DISK_SIZE);
+    g_autofree char *resize =
+        g_strdup_printf("{\"execute\": \"block_resize\", \"arguments\":"
+                        " {\"device\": \"drv\", \"size\": %d}}",
+                        VBC_DISK_SIZE);
+
+    gate_patient_qmp(v->qts, resize, NULL);
 }
 
 static void check_drained(const void *opts, void (*drain)(Vbc *v))

@@ -17,6 +17,7 @@
 #include "standard-headers/linux/virtio_config.h"
 #include "standard-headers/linux/virtio_pci.h"
 #include "virtio-blk-cancel-lib.h"
+#include "gate-patience.h"
 #include "virtio-blk-race.h"
 
 /* The device */
@@ -109,7 +110,7 @@ void guest_reset(Guest *g)
 void guest_stop_cont(Guest *g)
 {
     g->stats.drains++;
-    qtest_qmp_assert_success(g->qts, "{'execute': 'stop'}");
+    gate_patient_qmp(g->qts, "{\"execute\": \"stop\"}", NULL);
     qtest_qmp_eventwait(g->qts, "STOP");
     if (g->store && store_pending(g->store)) {
         race_fail("the VM is stopped, and requests are with the storage");

@@ -1,0 +1,60 @@
+/*
+ * The VM stops, and QEMU ends, behind the gate
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * A command can be refused while storage hangs; a guest that panics, a signal
+ * and "quit" cannot.  They wait in the main loop until nothing hangs, with the
+ * monitors alive.
+ */
+
+#ifndef SYSTEM_GATE_VM_H
+#define SYSTEM_GATE_VM_H
+
+#include "monitor/monitor.h"
+#include "qapi/qapi-types-run-state.h"
+
+/*
+ * gate_vm_stop:
+ *
+ * As vm_stop(), for a reason inside QEMU or the guest: an I/O error, the
+ * watchdog, a panic, a debugger.  While storage hangs the VM runs on, and stops
+ * as soon as it can; the last reason given until then counts.
+ *
+ * Context: main loop.  Without detaching the VM has stopped on return.
+ */
+void gate_vm_stop(RunState state);
+
+/*
+ * gate_vm_cont:
+ *
+ * The user wants the VM to run: when a stop that waits has come about, it goes
+ * on at once.  Context: main loop.
+ */
+void gate_vm_cont(void);
+
+/*
+ * gate_vm_may_exit:
+ *
+ * Whether QEMU may leave its main loop, as it has been asked to.  While storage
+ * hangs it may not: a write that is still under way would land after the
+ * image's lock is gone, over what the next owner has written.  The vCPUs are
+ * stopped at once.
+ *
+ * Context: main loop.
+ */
+bool gate_vm_may_exit(void);
+
+/* Whether it was not allowed to when it was asked, and is now. */
+bool gate_vm_exits(void);
+
+/*
+ * gate_vm_hmp_quit:
+ *
+ * The human monitor's part of "quit" that is not in stock QEMU.
+ *
+ * Returns: whether that was all.
+ */
+bool gate_vm_hmp_quit(Monitor *mon, bool force);
+
+#endif /* SYSTEM_GATE_VM_H */

@@ -1,0 +1,600 @@
+/*
+ * Host-side commands while storage hangs
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Each row of the table in docs/system/devices/hung-storage.rst: what the
+ * command does while requests hang, and while requests are detached, that the
+ * monitors answer meanwhile, and that it works afterwards.
+ *
+ * The storage hangs for as long as a test lets it, so an answer that comes at
+ * all has not waited for it.
+ */
+
+#include "qemu/osdep.h"
+#include <sys/wait.h>
+#include "libqmp.h"
+#include "qapi/error.h"
+#include "qobject/qdict.h"
+#include "qobject/qlist.h"
+#include "qemu/sockets.h"
+#include "gate-patience.h"
+#include "virtio-blk-cancel-lib.h"
+
+typedef enum Expect {
+    REFUSED,                /* by the gate, while storage hangs */
+    WORKS,                  /* as ever */
+    FAILS,                  /* as ever, with an error of its own */
+} Expect;
+
+typedef struct Row {
+    const char *command;    /* JSON */
+    Expect hanging;
+    Expect otherwise;
+} Row;
+
+/* In this order they succeed, if they can */
+static const Row rows[] = {
+    { "{'execute': 'blockdev-add', 'arguments': {'driver': 'null-co',"
+      " 'node-name': 'n1', 'size': 1048576, 'read-zeroes': true}}",
+      REFUSED, WORKS },
+    { "{'execute': 'blockdev-add', 'arguments': {'driver': 'null-co',"
+      " 'node-name': 'n2', 'size': 1048576, 'read-zeroes': true}}",
+      REFUSED, WORKS },
+    { "{'execute': 'blockdev-reopen', 'arguments': {'options': ["
+      "{'driver': 'null-co', 'node-name': 'n1', 'size': 1048576,"
+      " 'read-zeroes': true, 'read-only': false}]}}", REFUSED, WORKS },
+    { "{'execute': 'blockdev-mirror', 'arguments': {'job-id': 'job',"
+      " 'device': 'n1', 'target': 'n2', 'sync': 'none', 'speed': 1}}",
+      REFUSED, WORKS },
+    { "{'execute': 'block-job-cancel', 'arguments': {'device': 'job',"
+      " 'force': true}}", REFUSED, WORKS },
+    { "{'execute': 'job-cancel', 'arguments': {'id': 'none'}}",
+      REFUSED, FAILS },
+    { "{'execute': 'job-complete', 'arguments': {'id': 'none'}}",
+      REFUSED, FAILS },
+    { "{'execute': 'job-finalize', 'arguments': {'id': 'none'}}",
+      REFUSED, FAILS },
+    { "{'execute': 'job-dismiss', 'arguments': {'id': 'none'}}",
+      REFUSED, FAILS },
+    { "{'execute': 'block-job-complete', 'arguments': {'device': 'none'}}",
+      REFUSED, FAILS },
+    { "{'execute': 'block-stream', 'arguments': {'device': 'none'}}",
+      REFUSED, FAILS },
+    { "{'execute': 'block-commit', 'arguments': {'device': 'none'}}",
+      REFUSED, FAILS },
+    { "{'execute': 'blockdev-backup', 'arguments': {'device': 'none',"
+      " 'target': 'n2', 'sync': 'full'}}", REFUSED, FAILS },
+    { "{'execute': 'blockdev-snapshot', 'arguments': {'node': 'none',"
+      " 'overlay': 'n2'}}", REFUSED, FAILS },
+    { "{'execute': 'transaction', 'arguments': {'actions': []}}",
+      REFUSED, WORKS },
+    { "{'execute': 'block_resize', 'arguments': {'device': 'drv',"
+      " 'size': 4194304}}", REFUSED, WORKS },
+    { "{'execute': 'block_set_io_throttle', 'arguments': {'id': 'vblk',"
+      " 'bps': 0, 'bps_rd': 0, 'bps_wr': 0, 'iops': 1000000, 'iops_rd': 0,"
+      " 'iops_wr': 0}}", REFUSED, FAILS },
+    { "{'execute': 'x-blockdev-set-iothread', 'arguments': {"
+      "'node-name': 'n1', 'iothread': null}}", REFUSED, WORKS },
+    { "{'execute': 'eject', 'arguments': {'id': 'vblk'}}", REFUSED, FAILS },
+    { "{'execute': 'blockdev-insert-medium', 'arguments': {'id': 'vblk',"
+      " 'node-name': 'n1'}}", REFUSED, FAILS },
+    { "{'execute': 'device_add', 'arguments': {'driver': 'virtio-blk-pci',"
+      " 'drive': 'n1', 'id': 'new'}}", REFUSED, WORKS },
+    { "{'execute': 'nbd-server-start', 'arguments': {'addr': {"
+      "'type': 'unix', 'data': {'path': '%s.nbd'}}}}", WORKS, FAILS },
+    { "{'execute': 'block-export-add', 'arguments': {'type': 'nbd',"
+      " 'id': 'exp', 'node-name': 'n2'}}", REFUSED, WORKS },
+    { "{'execute': 'block-export-del', 'arguments': {'id': 'exp'}}",
+      REFUSED, WORKS },
+    { "{'execute': 'nbd-server-stop'}", REFUSED, WORKS },
+    { "{'execute': 'stop'}", REFUSED, WORKS },
+    { "{'execute': 'cont'}", WORKS, WORKS },
+    { "{'execute': 'human-monitor-command', 'arguments': {"
+      "'command-line': ' stop'}}", REFUSED, WORKS },
+    { "{'execute': 'human-monitor-command', 'arguments': {"
+      "'command-line': 'cont'}}", WORKS, WORKS },
+    { "{'execute': 'dump-guest-memory', 'arguments': {'paging': false,"
+      " 'protocol': 'file:/nonexistent/x'}}", REFUSED, FAILS },
+    { "{'execute': 'query-status'}", WORKS, WORKS },
+    { "{'execute': 'query-block'}", WORKS, WORKS },
+    { "{'execute': 'query-named-block-nodes'}", WORKS, WORKS },
+    { "{'execute': 'query-blockstats'}", WORKS, WORKS },
+    { "{'execute': 'query-block-jobs'}", WORKS, WORKS },
+    { "{'execute': 'query-jobs'}", WORKS, WORKS },
+    { "{'execute': 'query-block-exports'}", WORKS, WORKS },
+    { "{'execute': 'x-debug-query-block-graph'}", WORKS, WORKS },
+    { "{'execute': 'human-monitor-command', 'arguments': {"
+      "'command-line': 'info block -v'}}", WORKS, WORKS },
+    { "{'execute': 'object-add', 'arguments': {'qom-type': 'throttle-group',"
+      " 'id': 'tg'}}", WORKS, FAILS },
+    { "{'execute': 'object-add', 'arguments': {'qom-type': 'iothread',"
+      " 'id': 'io'}}", WORKS, FAILS },
+    { "{'execute': 'qom-set', 'arguments': {'path': '/objects/io',"
+      " 'property': 'poll-max-ns', 'value': 1000}}", WORKS, WORKS },
+    { "{'execute': 'block-set-write-threshold', 'arguments': {"
+      "'node-name': '#block000', 'write-threshold': 0}}", FAILS, FAILS },
+    { "{'execute': 'set-action', 'arguments': {'panic': 'pause'}}",
+      WORKS, WORKS },
+};
+
+/* A second QMP connection, and a human monitor */
+typedef struct Monitors {
+    Vbc *v;
+    char *qmp_path;
+    char *hmp_path;
+    int qmp;
+    int hmp;
+    GString *said;          /* by the human monitor, and not expected yet */
+} Monitors;
+
+static int connect_to(const char *path)
+{
+    int fd = unix_connect(path, &error_abort);
+
+    g_assert_cmpint(fd, >=, 0);
+    return fd;
+}
+
+static char *scratch_name(void)
+{
+    char *name = NULL;
+    int fd = g_file_open_tmp("blk-gate-XXXXXX", &name, NULL);
+
+    g_assert_cmpint(fd, >=, 0);
+    close(fd);
+    return name;
+}
+
+static bool start(Monitors *m, const void *opaque, const char *more)
+{
+    VbcOptions opts = *(const VbcOptions *)opaque;
+    g_autofree char *args = NULL;
+
+    m->qmp_path = scratch_name();
+    m->hmp_path = scratch_name();
+    args = g_strdup_printf("-chardev socket,id=qmp2,path=%s,server=on,wait=off"
+                           " -mon chardev=qmp2,mode=control"
+                           " -chardev socket,id=hmp,path=%s,server=on,wait=off"
+                           " -mon chardev=hmp,mode=readline %s",
+                           m->qmp_path, m->hmp_path, more ?: "");
+    opts.server = true;
+    opts.args = args;
+    m->v = vbc_start(&opts);
+    if (!m->v) {
+        return false;
+    }
+    m->v->opts.args = NULL;
+    m->qmp = connect_to(m->qmp_path);
+    qobject_unref(qmp_fd_receive(m->qmp));
+    qobject_unref(qmp_fd(m->qmp, "{'execute': 'qmp_capabilities'}"));
+    m->hmp = connect_to(m->hmp_path);
+    m->said = g_string_new(NULL);
+    return true;
+}
+
+static void end_monitors(Monitors *m)
+{
+    close(m->qmp);
+    close(m->hmp);
+    g_string_free(m->said, true);
+    unlink(m->qmp_path);
+    unlink(m->hmp_path);
+    g_free(m->qmp_path);
+    g_free(m->hmp_path);
+}
+
+/* The second monitor answers */
+static char *query_status(Monitors *m)
+{
+    QDict *rsp;
+    char *status;
+
+    qmp_fd_send(m->qmp, "{'execute': 'query-status'}");
+    for (rsp = qmp_fd_receive(m->qmp); qdict_haskey(rsp, "event");
+         rsp = qmp_fd_receive(m->qmp)) {
+        qobject_unref(rsp);
+    }
+    status = g_strdup(qdict_get_str(qdict_get_qdict(rsp, "return"), "status"));
+    qobject_unref(rsp);
+    return status;
+}
+
+static void check_status(Monitors *m, const char *want)
+{
+    g_autofree char *status = query_status(m);
+
+    g_assert_cmpstr(status, ==, want);
+}
+
+static void wait_status(Monitors *m, const char *want)
+{
+    gint64 end = g_get_monotonic_time() + VBC_PATIENCE_US;
+
+    for (;;) {
+        g_autofree char *status = query_status(m);
+
+        if (!strcmp(status, want)) {
+            return;
+        }
+        g_assert_cmpint(g_get_monotonic_time(), <, end);
+    }
+}
+
+static void check_row(Monitors *m, const Row *row, Expect expect)
+{
+    g_autofree char *command = NULL;
+    const char *says;
+    QDict *rsp;
+
+    g_test_message("%s", row->command);
+    command = strstr(row->command, "%s")
+              ? g_strdup_printf(row->command, m->v->image)
+              : g_strdup(row->command);
+    qtest_qmp_send_raw(m->v->qts, "%s\n", g_strdelimit(command, "'", '"'));
+    check_status(m, "running");
+    rsp = qtest_qmp_receive(m->v->qts);
+    says = gate_says(rsp);
+    if (expect == REFUSED) {
+        g_assert_nonnull(says);
+        g_assert_nonnull(strstr(says, "disk 'vblk' has "));
+    } else {
+        g_assert_null(says);
+        g_assert_cmpint(qdict_haskey(rsp, "return"), ==, expect == WORKS);
+    }
+    qobject_unref(rsp);
+}
+
+/* A write hangs; detached if @detached */
+static void hang(Monitors *m, VbcReq *r, bool detached)
+{
+    *r = (VbcReq) {
+        .type = VIRTIO_BLK_T_OUT, .tag = 1, .sector = 8, .len = 4096,
+        .fill = 1,
+    };
+    vbc_hold(m->v);
+    vbc_send(m->v, r);
+    vbc_sync(m->v, 0);
+    if (detached) {
+        vbc_cancel_req(m->v, r);
+        vbc_reuse(m->v, r);
+    }
+}
+
+/* The storage has answered again: nothing is lost */
+static void check_data(Monitors *m, VbcReq *r, bool detached)
+{
+    if (detached) {
+        vbc_check_reused(m->v, r);
+    } else {
+        vbc_expect(m->v, r, VIRTIO_BLK_S_OK);
+    }
+    vbc_check_read(m->v, r->sector, r->len, 1);
+    vbc_check_disk(m->v, r->sector, r->len, 1);
+    vbc_write(m->v, r->sector, r->len, 2);
+    vbc_check_disk(m->v, r->sector, r->len, 2);
+}
+
+static void commands(const void *opts, bool detached)
+{
+    Monitors m;
+    VbcReq r;
+
+    if (!start(&m, opts, NULL)) {
+        return;
+    }
+    hang(&m, &r, detached);
+    vbc_watch_begin(m.v);
+    for (unsigned int i = 0; i < ARRAY_SIZE(rows); i++) {
+        check_row(&m, &rows[i], rows[i].hanging);
+    }
+    if (!detached) {
+        vbc_expect_pending(m.v, &r);
+    }
+    vbc_watch_end(m.v);
+
+    vbc_release(m.v);
+    vbc_settle(m.v);
+    check_data(&m, &r, detached);
+    for (unsigned int i = 0; i < ARRAY_SIZE(rows); i++) {
+        bool stops = strstr(rows[i].command, "stop'") &&
+                     !strstr(rows[i].command, "nbd");
+
+        g_test_message("again: %s", rows[i].command);
+        if (stops) {
+            qtest_qmp_assert_success(m.v->qts, "{'execute': 'stop'}");
+            check_status(&m, "paused");
+        } else if (strstr(rows[i].command, "cont'")) {
+            qtest_qmp_assert_success(m.v->qts, "{'execute': 'cont'}");
+            check_status(&m, "running");
+        } else {
+            check_row(&m, &rows[i], rows[i].otherwise);
+        }
+    }
+    vbc_write(m.v, 8, 4096, 3);
+    vbc_check_disk(m.v, 8, 4096, 3);
+    end_monitors(&m);
+    vbc_stop(m.v);
+}
+
+static void test_commands_hanging(const void *opts)
+{
+    commands(opts, false);
+}
+
+static void test_commands_detached(const void *opts)
+{
+    commands(opts, true);
+}
+
+/* Wait until the human monitor has said @what, and forget it up to there */
+static void expect_hmp(Monitors *m, const char *what)
+{
+    gint64 end = g_get_monotonic_time() + VBC_PATIENCE_US;
+    const char *at;
+    char buf[256];
+
+    while (!(at = strstr(m->said->str, what))) {
+        ssize_t n = recv(m->hmp, buf, sizeof(buf), MSG_DONTWAIT);
+
+        g_assert_cmpint(g_get_monotonic_time(), <, end);
+        if (n > 0) {
+            g_string_append_len(m->said, buf, n);
+        } else {
+            g_assert_true(n < 0 && errno == EAGAIN);
+            g_usleep(1000);
+        }
+    }
+    g_string_erase(m->said, 0, at - m->said->str + strlen(what));
+}
+
+static void tell_hmp(Monitors *m, const char *line)
+{
+    g_assert_cmpint(write(m->hmp, line, strlen(line)), ==, strlen(line));
+}
+
+static void human_monitor(const void *opts, bool detached)
+{
+    Monitors m;
+    VbcReq r;
+
+    if (!start(&m, opts, NULL)) {
+        return;
+    }
+    expect_hmp(&m, "(qemu) ");
+    hang(&m, &r, detached);
+    vbc_watch_begin(m.v);
+    tell_hmp(&m, "stop\n");
+    check_status(&m, "running");
+    expect_hmp(&m, "would wait for storage that hangs");
+    expect_hmp(&m, "(qemu) ");
+    tell_hmp(&m, "info status\n");
+    expect_hmp(&m, "VM status: running");
+    expect_hmp(&m, "(qemu) ");
+    vbc_watch_end(m.v);
+    vbc_release(m.v);
+    vbc_settle(m.v);
+    check_data(&m, &r, detached);
+    tell_hmp(&m, "stop\n");
+    expect_hmp(&m, "(qemu) ");
+    check_status(&m, "paused");
+    tell_hmp(&m, "cont\n");
+    expect_hmp(&m, "(qemu) ");
+    check_status(&m, "running");
+    end_monitors(&m);
+    vbc_stop(m.v);
+}
+
+static void test_hmp_hanging(const void *opts)
+{
+    human_monitor(opts, false);
+}
+
+static void test_hmp_detached(const void *opts)
+{
+    human_monitor(opts, true);
+}
+
+/* A stop that nobody can refuse comes when the storage answers */
+static void test_stop_inside(const void *opts)
+{
+    Monitors m;
+    VbcReq r;
+
+    if (!start(&m, opts, "-no-reboot -no-shutdown")) {
+        return;
+    }
+    hang(&m, &r, true);
+    vbc_watch_begin(m.v);
+    qtest_qmp_assert_success(m.v->qts, "{'execute': 'system_reset'}");
+    qtest_qmp_eventwait(m.v->qts, "SHUTDOWN");
+    qtest_qmp_eventwait(m.v->qts, "BLOCK_GATE_WAIT");
+    check_status(&m, "running");
+    vbc_watch_end(m.v);
+    vbc_release(m.v);
+    wait_status(&m, "shutdown");
+    vbc_check_disk(m.v, r.sector, r.len, 1);
+    end_monitors(&m);
+    vbc_abandon(m.v);
+}
+
+/* QEMU ends when the write has landed, and not before */
+
+static void leave(const void *opts, bool detached, void (*ask)(Monitors *m))
+{
+    Monitors m;
+    VbcReq r;
+    pid_t pid;
+
+    if (!start(&m, opts, NULL)) {
+        return;
+    }
+    hang(&m, &r, detached);
+    pid = qtest_pid(m.v->qts);
+    vbc_watch_begin(m.v);
+    ask(&m);
+    wait_status(&m, "shutdown");
+    qtest_qmp_eventwait(m.v->qts, "BLOCK_GATE_WAIT");
+    qtest_qmp_assert_success(m.v->qts, "{'execute': 'query-block'}");
+    g_assert_cmpint(kill(pid, 0), ==, 0);
+    vbc_check_disk(m.v, r.sector, r.len, VBC_OLD);
+    vbc_watch_end(m.v);
+
+    vbc_release(m.v);
+    qtest_wait_qemu(m.v->qts);
+    vbc_check_disk(m.v, r.sector, r.len, 1);
+    end_monitors(&m);
+    vbc_abandon(m.v);
+}
+
+static void ask_quit(Monitors *m)
+{
+    qtest_qmp_assert_success(m->v->qts, "{'execute': 'quit'}");
+}
+
+static void ask_sigterm(Monitors *m)
+{
+    kill(qtest_pid(m->v->qts), SIGTERM);
+}
+
+static void ask_hmp(Monitors *m)
+{
+    expect_hmp(m, "(qemu) ");
+    tell_hmp(m, "quit\n");
+    expect_hmp(m, "waiting for storage that hangs: disk 'vblk'");
+    expect_hmp(m, "(qemu) ");
+}
+
+static void test_quit_hanging(const void *opts)
+{
+    leave(opts, false, ask_quit);
+}
+
+static void test_quit_detached(const void *opts)
+{
+    leave(opts, true, ask_quit);
+}
+
+static void test_sigterm(const void *opts)
+{
+    leave(opts, true, ask_sigterm);
+}
+
+static void test_hmp_quit(const void *opts)
+{
+    leave(opts, true, ask_hmp);
+}
+
+/* By force it ends although the storage hangs, also when it waits already */
+static void test_quit_force(const void *opts)
+{
+    Monitors m;
+    VbcReq r;
+
+    if (!start(&m, opts, NULL)) {
+        return;
+    }
+    hang(&m, &r, true);
+    vbc_watch_begin(m.v);
+    ask_quit(&m);
+    qtest_qmp_eventwait(m.v->qts, "BLOCK_GATE_WAIT");
+    qtest_set_expected_status(m.v->qts, EXIT_FAILURE);
+    qtest_qmp_assert_success(m.v->qts, "{'execute': 'x-quit-force'}");
+    qtest_wait_qemu(m.v->qts);
+    vbc_watch_end(m.v);
+    vbc_check_disk(m.v, r.sector, r.len, VBC_OLD);
+    end_monitors(&m);
+    vbc_abandon(m.v);
+}
+
+/* Without anything that hangs nothing waits */
+static void test_quit_idle(const void *opts)
+{
+    Monitors m;
+
+    if (!start(&m, opts, NULL)) {
+        return;
+    }
+    vbc_write(m.v, 8, 4096, 1);
+    ask_quit(&m);
+    qtest_wait_qemu(m.v->qts);
+    vbc_check_disk(m.v, 8, 4096, 1);
+    end_monitors(&m);
+    vbc_abandon(m.v);
+}
+
+static bool job_is_there(Monitors *m)
+{
+    QDict *ret = qtest_qmp(m->v->qts, "{'execute': 'query-jobs'}");
+    bool there = !qlist_empty(qdict_get_qlist(ret, "return"));
+
+    qobject_unref(ret);
+    return there;
+}
+
+/* A job between other disks is done while this one hangs */
+static void test_job_ends(const void *opts)
+{
+    Monitors m;
+    VbcReq r;
+
+    if (!start(&m, opts, NULL)) {
+        return;
+    }
+    qtest_qmp_assert_success(m.v->qts, "{'execute': 'blockdev-add',"
+                             " 'arguments': {'driver': 'null-co',"
+                             " 'node-name': 'dst', 'size': 67108864}}");
+    /* Data, unlike zeroes, is copied at the speed given */
+    qtest_qmp_assert_success(m.v->qts, "{'execute': 'blockdev-add',"
+                             " 'arguments': {'driver': 'null-co',"
+                             " 'node-name': 'src', 'size': 67108864,"
+                             " 'read-zeroes': false}}");
+    qtest_qmp_assert_success(m.v->qts, "{'execute': 'blockdev-backup',"
+                             " 'arguments': {'job-id': 'job', 'device': 'src',"
+                             " 'target': 'dst', 'sync': 'full', 'speed': 1}}");
+    hang(&m, &r, true);
+    vbc_watch_begin(m.v);
+    qtest_qmp_assert_success(m.v->qts, "{'execute': 'block-job-set-speed',"
+                             " 'arguments': {'device': 'job', 'speed': 0}}");
+    qtest_qmp_eventwait(m.v->qts, "BLOCK_GATE_WAIT");
+    check_status(&m, "running");
+    g_assert_true(job_is_there(&m));
+    vbc_watch_end(m.v);
+    vbc_release(m.v);
+    qtest_qmp_eventwait(m.v->qts, "BLOCK_JOB_COMPLETED");
+    check_status(&m, "running");
+    check_data(&m, &r, true);
+    end_monitors(&m);
+    vbc_stop(m.v);
+}
+
+static void add(const char *path, void (*fn)(const void *opts), bool loops)
+{
+    static const VbcOptions main_loop, iothread = { .iothreads = 1 };
+    g_autofree char *a = g_strdup_printf("/blk-gate/%s/main-loop", path);
+    g_autofree char *b = g_strdup_printf("/blk-gate/%s/iothread", path);
+
+    qtest_add_data_func(a, &main_loop, fn);
+    if (loops) {
+        qtest_add_data_func(b, &iothread, fn);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+
+    add("commands/hanging", test_commands_hanging, true);
+    add("commands/detached", test_commands_detached, true);
+    add("hmp/hanging", test_hmp_hanging, false);
+    add("hmp/detached", test_hmp_detached, false);
+    add("stop/inside", test_stop_inside, true);
+    add("quit/hanging", test_quit_hanging, true);
+    add("quit/detached", test_quit_detached, true);
+    add("quit/sigterm", test_sigterm, false);
+    add("quit/hmp", test_hmp_quit, false);
+    add("quit/force", test_quit_force, true);
+    add("quit/idle", test_quit_idle, false);
+    add("job/ends", test_job_ends, false);
+    return g_test_run();
+}
