@@ -62,14 +62,18 @@ check-long: build
 	    /usr/bin/python3 -m pytest -q -p no:cacheprovider test_driver_fio.py
 
 # The driver under lockdep and KASAN, on a kernel that is built for that once,
-# in 10 to 20 minutes.
+# in 20 minutes with two free CPUs. Left out: what counts on all requests
+# expiring together, for which that kernel is too slow, and what needs ACPI's
+# PCI hotplug, which it lacks.
 .PHONY: check-debug-kernel
 check-debug-kernel: build
 	@guest-driver/build $(BUILD)/guest-debug debug
 	@cd tests/guest && BUILD_DIR=$(abspath $(BUILD)) GUEST=guest-debug \
 	    ROUNDS=$${ROUNDS:-3} PYTHONDONTWRITEBYTECODE=1 \
 	    /usr/bin/python3 -m pytest -q -p no:cacheprovider test_driver.py \
-	    test_driver_disks.py test_driver_fio.py
+	    test_driver_disks.py test_driver_fio.py \
+	    --deselect test_driver.py::test_reset_ends_all \
+	    --deselect test_driver_disks.py::test_unplug
 
 demo: build
 	@scripts/demo --build-dir $(BUILD)
@@ -109,7 +113,7 @@ help:
 	@echo 'make check-long   half an hour of fio on storage that comes and goes'
 	@echo 'make check-debug-kernel'
 	@echo '                  the driver on a guest kernel with lockdep and KASAN,'
-	@echo '                  which is built first, in 10 to 20 minutes'
+	@echo '                  which is built first, in 20 minutes'
 	@echo 'make demo         show what happens to a hung read, with and without'
 	@echo 'make docs         build QEMU'"'"'s manual with our pages, as HTML'
 	@echo 'make spec         build the proposal for the specification, PDF and HTML;'

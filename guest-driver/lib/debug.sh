@@ -35,7 +35,7 @@ debug_kernel_build() (
     missing=$(grep '^CONFIG_' "$debug_config" | grep -vxFf source/.config || :)
     [ -z "$missing" ] || die "this Linux does not take: ${missing//$'\n'/ }"
 
-    say "building it (1300 files, 10 to 20 minutes with two free CPUs, once)"
+    say "building it (1300 files, 20 minutes with two free CPUs, once)"
     SECONDS=0
     "${make[@]}" bzImage modules > log 2>&1 || {
         tail -n 40 log >&2
