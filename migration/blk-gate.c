@@ -37,13 +37,15 @@ static bool gate_is_active(MigrationState *s)
 
 static void gate_postpone(Error *err)
 {
+    /* Nothing if it has ended just now: then say what was in the way */
+    char *why = blk_gate_describe() ?: g_strdup(error_get_pretty(err));
+
     if (!gate_why) {
-        warn_report("migration: the switchover is postponed: %s",
-                    error_get_pretty(err));
+        warn_report("migration: the switchover is postponed: %s", why);
     }
-    trace_migration_switchover_postponed(error_get_pretty(err));
+    trace_migration_switchover_postponed(why);
     g_free(gate_why);
-    gate_why = g_strdup(error_get_pretty(err));
+    gate_why = why;
     error_free(err);
 }
 
