@@ -158,11 +158,20 @@ static void blk_detach_hand_out_locked(BlkDetach *d, BlkDetachWaiterList *woken)
 static void blk_detach_hand_out(BlkDetach *d)
 {
     BlkDetachWaiterList woken = QTAILQ_HEAD_INITIALIZER(woken);
+    BlkDetachWaiter *w;
 
     WITH_QEMU_LOCK_GUARD(&d->lock) {
         blk_detach_hand_out_locked(d, &woken);
     }
-    blk_detach_wake(&woken);
+
+    /*
+     * Not at once: this may be inside a cancel, whose caller may be walking a
+     * list of requests, and does not expect others to end.
+     */
+    while ((w = QTAILQ_FIRST(&woken))) {
+        QTAILQ_REMOVE(&woken, w, next);
+        aio_co_schedule(qemu_coroutine_get_aio_context(w->co), w->co);
+    }
 }
 
 void blk_detach_release(BlkDetachReq *r)
