@@ -69,6 +69,8 @@ typedef struct BlkDetachCtx {
 /* For blk-detach-stats.c */
 typedef struct BlkDetachFigures {
     QEMUBH *report_bh;          /* set once; scheduled by any thread */
+    char *qom_path;             /* set once; outlives the device */
+    char *qdev_id;              /* the same, or NULL */
     bool reported_hung;         /* owned by the main loop */
 
     /* Protected by BlkDetach.lock; since the figures were reset */

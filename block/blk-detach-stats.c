@@ -161,14 +161,21 @@ static const char *blk_detach_qdev_id(DeviceState *dev)
 /* Without figures */
 static BlockDetachInfo *blk_detach_name(BlockBackend *blk)
 {
+    BlkDetach *d = *blk_detach_slot(blk);
     DeviceState *dev = blk_get_attached_dev(blk);
     BlockDriverState *bs = blk_bs(blk);
     BlockDetachInfo *info = g_new(BlockDetachInfo, 1);
     char *path = dev ? object_get_canonical_path(OBJECT(dev)) : NULL;
+    const char *id = dev ? blk_detach_qdev_id(dev) : NULL;
 
+    if (!path && d) {
+        /* Unplugged: what it was called */
+        path = g_strdup(d->stats.qom_path);
+        id = d->stats.qdev_id;
+    }
     *info = (BlockDetachInfo) {
         .qom_path   = path ?: g_strdup(""),
-        .qdev_id    = g_strdup(blk_detach_qdev_id(dev)),
+        .qdev_id    = g_strdup(id),
         .device     = g_strdup(blk_name(blk)),
         .node_name  = bs ? g_strdup(bdrv_get_node_name(bs)) : NULL,
     };
@@ -220,6 +227,8 @@ void blk_detach_stats_init(BlkDetach *d)
 
     trace_blk_detach_on(d->blk, name->qdev_id ?: name->qom_path,
                         name->node_name ?: "");
+    d->stats.qom_path = g_strdup(name->qom_path);
+    d->stats.qdev_id = g_strdup(name->qdev_id);
     d->stats.report_bh = aio_bh_new(qemu_get_aio_context(), blk_detach_report,
                                     d);
 }
@@ -229,4 +238,6 @@ void blk_detach_stats_cleanup(BlkDetach *d)
     /* Nobody will hear of this device again: tell that it came back. */
     blk_detach_report(d);
     qemu_bh_delete(d->stats.report_bh);
+    g_free(d->stats.qom_path);
+    g_free(d->stats.qdev_id);
 }
