@@ -37,6 +37,54 @@ static void blk_detach_set_unthrottled(BlkDetach *d, bool on)
     }
 }
 
+/*
+ * A request in the queue of a throttle filter is with the storage, which is
+ * slow and does not hang.  A drained section opens the queue; so does the gate.
+ */
+static ThrottleGroupMember *blk_detach_filter(BlockDriverState *bs)
+{
+    return bs->drv && !strcmp(bs->drv->format_name, "throttle") ? bs->opaque
+                                                                : NULL;
+}
+
+static void blk_detach_open_filters(bool on)
+{
+    BlockDriverState *bs;
+
+    for (bs = bdrv_next_node(NULL); bs; bs = bdrv_next_node(bs)) {
+        ThrottleGroupMember *tgm = blk_detach_filter(bs);
+
+        if (!tgm || tgm->open_for_gate == on ||
+            (on && !blk_detach_is_above(bs))) {
+            continue;
+        }
+        tgm->open_for_gate = on;
+        if (on) {
+            bs->drv->bdrv_drain_begin(bs);
+        } else {
+            bs->drv->bdrv_drain_end(bs);
+        }
+    }
+}
+
+bool blk_detach_filter_waits(void)
+{
+    BlockDriverState *bs;
+    GLOBAL_STATE_CODE();
+
+    for (bs = bdrv_next_node(NULL); bs; bs = bdrv_next_node(bs)) {
+        ThrottleGroupMember *tgm = blk_detach_filter(bs);
+
+        /* Without the group's lock: a hint */
+        if (tgm && blk_detach_is_above(bs) &&
+            (qatomic_read(&tgm->pending_reqs[THROTTLE_READ]) ||
+             qatomic_read(&tgm->pending_reqs[THROTTLE_WRITE]))) {
+            return true;
+        }
+    }
+    return false;
+}
+
 void blk_detach_register(BlkDetach *d)
 {
     GLOBAL_STATE_CODE();
@@ -91,6 +139,7 @@ void blk_detach_close_gate(void)
     QLIST_FOREACH(d, &engines, all) {
         blk_detach_set_unthrottled(d, true);
     }
+    blk_detach_open_filters(true);
 }
 
 static void blk_detach_wake_parked(void *opaque)
@@ -108,6 +157,7 @@ void blk_detach_open_gate(void)
     GLOBAL_STATE_CODE();
 
     qatomic_set(&blk_detach_gate_closed, false);
+    blk_detach_open_filters(false);
     QLIST_FOREACH(d, &engines, all) {
         blk_detach_set_unthrottled(d, false);
     }

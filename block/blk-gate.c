@@ -36,6 +36,7 @@
 /* BQL */
 static unsigned int entered;    /* blk_gate_co_enter() without its leave */
 static bool closed;
+static bool vm_stops;           /* devices wait for their requests */
 static QEMUTimer *timer;        /* opens it by itself */
 
 /* What stands in the way */
@@ -173,6 +174,10 @@ static void gate_timer(void *opaque)
 
 static void gate_close(void *opaque)
 {
+    if (vm_stops) {
+        /* What comes now must not be kept beyond the end of the stop */
+        return;
+    }
     if (!timer) {
         /* Runs in nested event loops, too */
         timer = aio_timer_new(qemu_get_aio_context(), QEMU_CLOCK_REALTIME,
@@ -209,7 +214,29 @@ bool blk_gate_is_needed(void)
 void blk_gate_vm_stops(void)
 {
     GLOBAL_STATE_CODE();
+    vm_stops = true;
     gate_open();
+}
+
+void blk_gate_vm_stopped(void)
+{
+    GLOBAL_STATE_CODE();
+    vm_stops = false;
+}
+
+/* What ends the job, and with it the filters and BlockBackends that it has */
+void blk_gate_end_job(Job *job, QEMUBHFunc *job_exit)
+{
+    switch (job_type(job)) {
+    case JOB_TYPE_SNAPSHOT_LOAD:
+    case JOB_TYPE_SNAPSHOT_SAVE:
+    case JOB_TYPE_SNAPSHOT_DELETE:
+        /* Have none, and have been at the gate */
+        aio_bh_schedule_oneshot(qemu_get_aio_context(), job_exit, job);
+        break;
+    default:
+        blk_gate_schedule("the end of a job", job_exit, job);
+    }
 }
 
 /*
@@ -305,14 +332,16 @@ static void coroutine_fn gate_co_flush(int64_t deadline)
 }
 
 /*
- * Wait until nothing is under way.  The requests' ends are not hooked, because
+ * Wait until nothing is under way.  With @patient something may be old because
+ * it was in the queue of a throttle filter, which the closed gate has opened:
+ * give it the time.  The requests' ends are not hooked, because
  * they come by many ways and in all threads: ask from time to time.
  */
 static bool coroutine_fn gate_co_wait(GateView *v, int64_t begin,
-                                      int64_t deadline)
+                                      int64_t deadline, bool patient)
 {
     while (gate_look(v, begin)) {
-        if (v->hangs || get_clock() >= deadline) {
+        if ((v->hangs && !patient) || get_clock() >= deadline) {
             return false;
         }
         qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, POLL_NS);
@@ -342,23 +371,24 @@ static char *coroutine_fn gate_co_enter(bool flush)
 {
     int64_t begin = get_clock();
     int64_t deadline = begin + GRACE_NS;
+    bool patient = blk_detach_filter_waits();
     GateView v = {};
 
     if (!blk_detach_any()) {
         entered++;
         return NULL;
     }
-    if (gate_look(&v, INT64_MAX) && v.hangs) {
+    if (gate_look(&v, INT64_MAX) && v.hangs && !patient) {
         return gate_describe(&v);
     }
 
     entered++;
     gate_co_run(gate_close, NULL);
-    if (gate_co_wait(&v, begin, deadline)) {
+    if (gate_co_wait(&v, begin, deadline, patient)) {
         if (flush) {
             gate_co_flush(deadline);
         }
-        if (!flush || gate_co_wait(&v, begin, deadline)) {
+        if (!flush || gate_co_wait(&v, begin, deadline, patient)) {
             gate_co_reap();
             return NULL;
         }

@@ -47,9 +47,12 @@ static struct {
 
 static void gate_vm_stop_cb(void *opaque)
 {
+    /* Somebody else may have stopped it meanwhile: a migration, the user */
+    bool live = runstate_is_live(runstate_get());
+
     vm.waits = false;
     vm_stop(vm.state);
-    if (vm.cont && !runstate_needs_reset()) {
+    if (vm.cont && live && !runstate_needs_reset()) {
         vm_start();
     }
 }
@@ -94,7 +97,7 @@ static void gate_vm_halt(void)
 
 static void gate_vm_exit_cb(void *opaque)
 {
-    /* The second half */
+    /* The second half; the gate stays open, because QEMU ends */
     blk_gate_vm_stops();
     if (vm.halted && runstate_check(RUN_STATE_SHUTDOWN)) {
         vm_state_notify(false, RUN_STATE_SHUTDOWN);

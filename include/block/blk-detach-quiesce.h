@@ -44,6 +44,16 @@ bool blk_detach_any(void);
 bool blk_detach_next_load(BlkDetachLoad *load);
 
 /*
+ * blk_detach_filter_waits:
+ *
+ * Whether requests wait in a throttle filter below such a BlockBackend, and
+ * may be old without the storage hanging.
+ *
+ * Context: BQL held.
+ */
+bool blk_detach_filter_waits(void);
+
+/*
  * blk_detach_close_gate:
  *
  * From now on each new blk_aio_*() request of these BlockBackends is parked

@@ -17,6 +17,7 @@
 #define BLOCK_BLK_GATE_H
 
 #include "qemu/coroutine.h"
+#include "qemu/job.h"
 
 /*
  * blk_gate_check:
@@ -117,10 +118,24 @@ char *blk_gate_describe(void);
  * blk_gate_vm_stops:
  *
  * The VM is about to stop: let go on what waits at the gate, because the
- * devices wait for it next, and do not expect it later.
+ * devices wait for it next, and do not expect it later.  The gate stays open
+ * until blk_gate_vm_stopped().
  *
  * Context: BQL held.
  */
 void blk_gate_vm_stops(void);
+
+/* The devices have got all their requests back.  Context: BQL held. */
+void blk_gate_vm_stopped(void);
+
+/*
+ * blk_gate_end_job:
+ * @job_exit: takes @job; runs in the main loop
+ *
+ * Call @job_exit once the gate lets it in, if it changes the block graph.
+ *
+ * Context: any thread.
+ */
+void blk_gate_end_job(Job *job, QEMUBHFunc *job_exit);
 
 #endif /* BLOCK_BLK_GATE_H */

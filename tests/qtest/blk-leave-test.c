@@ -13,6 +13,7 @@
 #include "qobject/qdict.h"
 #include "qobject/qlist.h"
 #include "blk-leave-test.h"
+#include "gate-patience.h"
 
 #define OTHER_SLOT      5
 
@@ -281,9 +282,14 @@ static char *snapshot(Vbc *v, const char *command)
         }
         qobject_unref(ret);
     }
-    qtest_qmp_assert_success(v->qts, "{'execute': 'job-dismiss',"
-                             " 'arguments': {'id': 'snap'}}");
     return error;
+}
+
+/* The gate lets this in when nothing hangs any more. */
+static void dismiss_snapshot(Vbc *v)
+{
+    gate_patient_qmp(v->qts, "{\"execute\": \"job-dismiss\","
+                     " \"arguments\": {\"id\": \"snap\"}}", NULL);
 }
 
 static void test_snapshot(const void *base)
@@ -319,7 +325,9 @@ static void test_snapshot(const void *base)
     vbc_release(v);
     leave_check_all(v, r);
     vbc_settle(v);
+    dismiss_snapshot(v);
     g_assert_cmpstr(snapshot(v, "snapshot-save"), ==, NULL);
+    dismiss_snapshot(v);
     vbc_check_read(v, 64, 4096, 1);
     vbc_write(v, 64, 4096, 3);
     vbc_check_read(v, 64, 4096, 3);

@@ -243,6 +243,7 @@ static void test_vm_stops(const RigVariant *v)
 {
     Rig *rig = rig_new(v->mode, NULL);
     g_autoptr(RigReq) a = NULL;
+    g_autoptr(RigReq) b = NULL;
     Entry e;
 
     enter_begin(&e, false);
@@ -254,6 +255,15 @@ static void test_vm_stops(const RigVariant *v)
     g_assert_cmpuint(rig_nr_landed(rig), ==, 1);
     blk_gate_leave();
     rig_check_result(a, 0);
+
+    /* Nor is the gate closed for somebody else before the VM has stopped */
+    enter_begin(&e, false);
+    check_entered(&e);
+    b = rig_submit(rig, 0, v->op, BLOCK(1), RIG_BLOCK, 0xb1);
+    rig_wait(rig_req_calls(b));
+    blk_gate_leave();
+    blk_gate_vm_stopped();
+    rig_check_result(b, 0);
     rig_end(rig);
 }
 
