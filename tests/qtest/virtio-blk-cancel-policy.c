@@ -195,8 +195,8 @@ static void check_policy(const void *base, const char *device, bool one_left)
         vbc_expect_pending(v, &left);
         qvirtio_reset(v->dev);
     } else {
-        /* This waits for the detached ones to fail */
-        qtest_qmp_assert_success(v->qts, "{'execute': 'stop'}");
+        /* The detached ones have failed once this succeeds */
+        gate_patient_qmp(v->qts, "{\"execute\": \"stop\"}", NULL);
         qtest_qmp_assert_success(v->qts, "{'execute': 'cont'}");
         g_assert_cmpint(vbc_stat(v, "failed_rd_operations"), ==, 0);
         g_assert_cmpint(vbc_stat(v, "failed_wr_operations"), ==, 0);
@@ -359,7 +359,7 @@ static void test_accounting_parked(const void *base)
     check_canceled(v, 1);
     g_assert_cmpint(vbc_stat(v, "rd_operations"), ==, 0);
     g_assert_cmpint(vbc_stat(v, "failed_rd_operations"), ==, 0);
-    qtest_qmp_assert_success(v->qts, "{'execute': 'stop'}");
+    gate_patient_qmp(v->qts, "{\"execute\": \"stop\"}", NULL);
     qtest_qmp_assert_success(v->qts, "{'execute': 'cont'}");
     vbc_stop(v);
 }

@@ -122,7 +122,7 @@ static void cont_until_used(Vbc *v, VbcReq *r)
 /* Leave no stop behind that an error has asked for. */
 static void quiesce(Vbc *v)
 {
-    qtest_qmp_assert_success(v->qts, "{'execute': 'stop'}");
+    gate_patient_qmp(v->qts, "{\"execute\": \"stop\"}", NULL);
     cont(v);
     wait_running(v, true);
 }
