@@ -67,6 +67,36 @@ static const Row rows[] = {
       " 'target': 'n2', 'sync': 'full'}}", REFUSED, FAILS },
     { "{'execute': 'blockdev-snapshot', 'arguments': {'node': 'none',"
       " 'overlay': 'n2'}}", REFUSED, FAILS },
+    { "{'execute': 'blockdev-snapshot-sync', 'arguments': {"
+      "'node-name': 'none', 'snapshot-file': 'x'}}", REFUSED, FAILS },
+    { "{'execute': 'blockdev-snapshot-internal-sync', 'arguments': {"
+      "'device': 'none', 'name': 'x'}}", REFUSED, FAILS },
+    { "{'execute': 'blockdev-snapshot-delete-internal-sync', 'arguments': {"
+      "'device': 'none', 'name': 'x'}}", REFUSED, FAILS },
+    { "{'execute': 'human-monitor-command', 'arguments': {"
+      "'command-line': 'savevm x'}}", REFUSED, WORKS },
+    { "{'execute': 'human-monitor-command', 'arguments': {"
+      "'command-line': 'delvm x'}}", REFUSED, WORKS },
+    { "{'execute': 'human-monitor-command', 'arguments': {"
+      "'command-line': 'commit none'}}", REFUSED, WORKS },
+    { "{'execute': 'drive-mirror', 'arguments': {'device': 'none',"
+      " 'target': 'x', 'sync': 'full'}}", REFUSED, FAILS },
+    { "{'execute': 'drive-backup', 'arguments': {'device': 'none',"
+      " 'target': 'x', 'sync': 'full'}}", REFUSED, FAILS },
+    { "{'execute': 'block-job-finalize', 'arguments': {'id': 'none'}}",
+      REFUSED, FAILS },
+    { "{'execute': 'block-job-dismiss', 'arguments': {'id': 'none'}}",
+      REFUSED, FAILS },
+    { "{'execute': 'block-dirty-bitmap-add', 'arguments': {'node': 'n1',"
+      " 'name': 'map'}}", REFUSED, WORKS },
+    { "{'execute': 'block-dirty-bitmap-remove', 'arguments': {'node': 'n1',"
+      " 'name': 'map'}}", REFUSED, WORKS },
+    { "{'execute': 'change-backing-file', 'arguments': {'device': 'none',"
+      " 'image-node-name': 'none', 'backing-file': 'x'}}", REFUSED, FAILS },
+    { "{'execute': 'blockdev-set-active', 'arguments': {'node-name': 'none',"
+      " 'active': true}}", REFUSED, FAILS },
+    { "{'execute': 'x-blockdev-change', 'arguments': {'parent': 'none'}}",
+      REFUSED, FAILS },
     { "{'execute': 'transaction', 'arguments': {'actions': []}}",
       REFUSED, WORKS },
     { "{'execute': 'block_resize', 'arguments': {'device': 'drv',"
@@ -77,6 +107,14 @@ static const Row rows[] = {
     { "{'execute': 'x-blockdev-set-iothread', 'arguments': {"
       "'node-name': 'n1', 'iothread': null}}", REFUSED, WORKS },
     { "{'execute': 'eject', 'arguments': {'id': 'vblk'}}", REFUSED, FAILS },
+    { "{'execute': 'blockdev-open-tray', 'arguments': {'id': 'vblk'}}",
+      REFUSED, FAILS },
+    { "{'execute': 'blockdev-close-tray', 'arguments': {'id': 'vblk'}}",
+      REFUSED, FAILS },
+    { "{'execute': 'blockdev-remove-medium', 'arguments': {'id': 'vblk'}}",
+      REFUSED, FAILS },
+    { "{'execute': 'blockdev-change-medium', 'arguments': {'id': 'vblk',"
+      " 'filename': 'x'}}", REFUSED, FAILS },
     { "{'execute': 'blockdev-insert-medium', 'arguments': {'id': 'vblk',"
       " 'node-name': 'n1'}}", REFUSED, FAILS },
     { "{'execute': 'device_add', 'arguments': {'driver': 'virtio-blk-pci',"
@@ -87,7 +125,11 @@ static const Row rows[] = {
       " 'id': 'exp', 'node-name': 'n2'}}", REFUSED, WORKS },
     { "{'execute': 'block-export-del', 'arguments': {'id': 'exp'}}",
       REFUSED, WORKS },
+    { "{'execute': 'nbd-server-remove', 'arguments': {'name': 'none'}}",
+      REFUSED, FAILS },
     { "{'execute': 'nbd-server-stop'}", REFUSED, WORKS },
+    { "{'execute': 'blockdev-del', 'arguments': {'node-name': 'n2'}}",
+      REFUSED, WORKS },
     { "{'execute': 'stop'}", REFUSED, WORKS },
     { "{'execute': 'cont'}", WORKS, WORKS },
     { "{'execute': 'human-monitor-command', 'arguments': {"

@@ -13,7 +13,6 @@
 #include "qobject/qdict.h"
 #include "qobject/qlist.h"
 #include "blk-leave-test.h"
-#include "gate-patience.h"
 
 #define OTHER_SLOT      5
 
@@ -254,12 +253,15 @@ static void test_replug(const void *base)
 /* Snapshots */
 
 /* Returns: the error of the job, or of the command, or NULL; to be freed */
-static char *snapshot(Vbc *v, const char *command)
+static char *snapshot(Vbc *v, const char *command, const char *id)
 {
-    QDict *ret = qtest_qmp(v->qts, "{'execute': %s, 'arguments': {"
-                           " 'job-id': 'snap', 'tag': 'one',"
-                           " 'vmstate': 'drv', 'devices': ['drv'] }}",
-                           command);
+    bool deletes = g_str_equal(command, "snapshot-delete");
+    QDict *ret = deletes
+        ? qtest_qmp(v->qts, "{'execute': %s, 'arguments': { 'job-id': %s,"
+                    " 'tag': 'one', 'devices': ['drv'] }}", command, id)
+        : qtest_qmp(v->qts, "{'execute': %s, 'arguments': { 'job-id': %s,"
+                    " 'tag': 'one', 'vmstate': 'drv', 'devices': ['drv'] }}",
+                    command, id);
     char *error = NULL;
     bool done = false;
 
@@ -276,6 +278,9 @@ static char *snapshot(Vbc *v, const char *command)
         QLIST_FOREACH_ENTRY(qdict_get_qlist(ret, "return"), entry) {
             QDict *job = qobject_to(QDict, qlist_entry_obj(entry));
 
+            if (!g_str_equal(qdict_get_str(job, "id"), id)) {
+                continue;
+            }
             done = g_str_equal(qdict_get_str(job, "status"), "concluded");
             g_free(error);
             error = g_strdup(qdict_get_try_str(job, "error"));
@@ -285,19 +290,14 @@ static char *snapshot(Vbc *v, const char *command)
     return error;
 }
 
-/* The gate lets this in when nothing hangs any more. */
-static void dismiss_snapshot(Vbc *v)
-{
-    gate_patient_qmp(v->qts, "{\"execute\": \"job-dismiss\","
-                     " \"arguments\": {\"id\": \"snap\"}}", NULL);
-}
-
 static void test_snapshot(const void *base)
 {
     VbcOptions opts = *(const VbcOptions *)base;
     g_autofree char *dir = g_dir_make_tmp("blk-leave-XXXXXX", NULL);
     g_autofree char *image = g_strdup_printf("%s/disk", dir);
-    g_autofree char *error = NULL;
+    static const char *const commands[] = {
+        "snapshot-save", "snapshot-load", "snapshot-delete",
+    };
     VbcReq r[VBC_HANGING];
     Vbc *v;
 
@@ -316,18 +316,21 @@ static void test_snapshot(const void *base)
     }
     vbc_write(v, 0, 128 * 1024, 1);
     vbc_hang_some(v, r);
-    g_usleep(1100 * 1000);      /* a request is overdue after a second */
     vbc_watch_begin(v);
-    error = snapshot(v, "snapshot-save");
-    g_assert_nonnull(error);
-    g_assert_nonnull(strstr(error, "vblk"));
+    for (unsigned int i = 0; i < ARRAY_SIZE(commands); i++) {
+        g_autofree char *id = g_strdup_printf("refused%u", i);
+        g_autofree char *error = snapshot(v, commands[i], id);
+
+        g_assert_nonnull(error);
+        g_assert_nonnull(strstr(error, "vblk"));
+    }
     vbc_watch_end(v);
     vbc_release(v);
     leave_check_all(v, r);
     vbc_settle(v);
-    dismiss_snapshot(v);
-    g_assert_cmpstr(snapshot(v, "snapshot-save"), ==, NULL);
-    dismiss_snapshot(v);
+    for (unsigned int i = 0; i < ARRAY_SIZE(commands); i++) {
+        g_assert_cmpstr(snapshot(v, commands[i], commands[i]), ==, NULL);
+    }
     vbc_check_read(v, 64, 4096, 1);
     vbc_write(v, 64, 4096, 3);
     vbc_check_read(v, 64, 4096, 3);
@@ -335,7 +338,6 @@ static void test_snapshot(const void *base)
     unlink(image);
     rmdir(dir);
 }
-
 
 int main(int argc, char **argv)
 {
