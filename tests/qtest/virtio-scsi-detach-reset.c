@@ -11,6 +11,7 @@
 #include "qemu/bswap.h"
 #include "qobject/qdict.h"
 #include "standard-headers/linux/pci_regs.h"
+#include "gate-patience.h"
 #include "virtio-scsi-detach-lib.h"
 
 #define HANGING     12
@@ -208,11 +209,14 @@ static void test_beside(const void *base)
     vsd_stop(s);
 }
 
-/* Unplug takes the commands back, and waits for what it has detached */
+/* Unplug drains the disk, so it is refused, and works later */
 static void test_unplug(const void *base)
 {
+    static const char command[] = "{\"execute\": \"device_del\","
+                                  " \"arguments\": {\"id\": \"lun1\"}}";
     Vsd *s = vsd_start(&(VsdOptions) { .base = base });
     VsdCmd c = vsd_write(1, 1, VSD_HALF, LEN, 3);
+    QDict *rsp;
 
     if (!s) {
         return;
@@ -220,13 +224,18 @@ static void test_unplug(const void *base)
     vbc_hold(s->v);
     vsd_send(s, &c);
     vsd_sync(s);
-    vbc_release_soon(s->v);
-    qtest_qmp_device_del(s->v->qts, "lun1");
-    vsd_expect_response(s, &c, VSD_S_ABORTED);
+    rsp = qtest_qmp(s->v->qts, "{'execute': 'device_del',"
+                    " 'arguments': {'id': 'lun1'}}");
+    g_assert_nonnull(gate_says(rsp));
+    g_assert_nonnull(strstr(gate_says(rsp), "disk 'lun1' has 1 request"));
+    qobject_unref(rsp);
+    vbc_expect_pending(s->v, &c.r);
+
+    vbc_release(s->v);
+    vsd_expect(s, &c, VSD_GOOD);
+    gate_patient_qmp(s->v->qts, command, NULL);
+    qtest_qmp_eventwait(s->v->qts, "DEVICE_DELETED");
     vbc_check_disk(s->v, VSD_HALF, LEN, 3);
-    vbc_reuse(s->v, &c.r);
-    vbc_settle(s->v);
-    vbc_check_reused(s->v, &c.r);
     vsd_stop(s);
 }
 
