@@ -133,8 +133,8 @@ static const GatedCommand *gate_find(const GatedCommand *table,
 
 /*
  * Disks that wait for their requests when they are unplugged are refused while
- * they would.  virtio-blk does not wait; there the part that has the disk has no
- * ID of its own.
+ * they would.  virtio-blk does not wait; there the part that has the disk has
+ * no ID of its own.
  */
 const GatedCommand *gate_find_device_del(const char *id)
 {
