@@ -19,6 +19,7 @@
 #include "block/block.h"
 #include "hw/qdev-core.h"
 #include "system/block-backend.h"
+#include "system/iothread.h"
 #include "trace.h"
 
 /* BQL */
@@ -26,7 +27,7 @@ struct BlkOrphan {
     BlockBackend *blk;
     char *id;                   /* NULL until the device has left */
     int64_t since_ns;
-    GSList *held;               /* references to objects */
+    GSList *held;               /* references to IOThreads */
     QTAILQ_ENTRY(BlkOrphan) next;
 };
 
@@ -47,11 +48,23 @@ static bool orphan_storage_is_idle(void)
     return !blk_detach_node_started_before(INT64_MAX, &oldest);
 }
 
+static int orphan_hold_iothread(Object *obj, void *opaque)
+{
+    BlkOrphan *o = opaque;
+
+    if (object_dynamic_cast(obj, TYPE_IOTHREAD)) {
+        o->held = g_slist_prepend(o->held, object_ref(obj));
+    }
+    return 0;
+}
+
+/* Which IOThreads its detached requests run in is not known here: hold all */
 static BlkOrphan *orphan_new(BlockBackend *blk)
 {
     BlkOrphan *o = g_new0(BlkOrphan, 1);
 
     o->blk = blk;
+    object_child_foreach(object_get_objects_root(), orphan_hold_iothread, o);
     *blk_orphan_slot(blk) = o;
     return o;
 }
@@ -69,14 +82,10 @@ bool blk_orphan_begin(BlockBackend *blk)
     return true;
 }
 
-void blk_orphan_hold(BlockBackend *blk, Object *obj)
+bool blk_orphan_begun(BlockBackend *blk)
 {
-    BlkOrphan *o = *blk_orphan_slot(blk);
     GLOBAL_STATE_CODE();
-
-    if (obj) {
-        o->held = g_slist_prepend(o->held, object_ref(obj));
-    }
+    return *blk_orphan_slot(blk);
 }
 
 /* The device may have left its place in the QOM tree already */
@@ -105,7 +114,7 @@ static void orphan_let_go(BlkOrphan *o)
     *blk_orphan_slot(blk) = NULL;
     blk_unref(blk);
 
-    /* IOThreads: nothing of @blk is in their AioContexts any more */
+    /* Nothing of @blk is in their AioContexts any more */
     g_slist_free_full(o->held, object_unref);
     g_free(o->id);
     g_free(o);

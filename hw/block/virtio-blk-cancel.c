@@ -24,7 +24,6 @@
 #include "block/blk-orphan.h"
 #include "hw/virtio/virtio-blk.h"
 #include "hw/virtio/virtio-blk-cancel.h"
-#include "system/iothread.h"
 #include "virtio-blk-cancel-core.h"
 #include "trace.h"
 
@@ -535,18 +534,6 @@ bool virtio_blk_cancel_realize(VirtIOBlock *s, Error **errp)
     return true;
 }
 
-/* The IOThreads serve the detached requests to their end */
-static void cancel_leave_iothreads(VirtIOBlock *s)
-{
-    IOThreadVirtQueueMappingList *node;
-
-    for (node = s->conf.iothread_vq_mapping_list; node; node = node->next) {
-        blk_orphan_hold(s->conf.conf.blk,
-                        OBJECT(iothread_by_id(node->value->iothread)));
-    }
-    blk_orphan_hold(s->conf.conf.blk, OBJECT(s->conf.iothread));
-}
-
 bool virtio_blk_cancel_unrealize(VirtIOBlock *s)
 {
     if (!s->cancel) {
@@ -558,20 +545,17 @@ bool virtio_blk_cancel_unrealize(VirtIOBlock *s)
     /* Those that have nothing to do any more, because it was dropped */
     AIO_WAIT_WHILE_UNLOCKED(NULL, qatomic_read(&s->cancel->restarting));
 
-    if (blk_orphan_begin(s->conf.conf.blk)) {
-        cancel_leave_iothreads(s);
-        goto out;
+    if (!blk_orphan_begin(s->conf.conf.blk)) {
+        if (s->vq_aio_context) {
+            /*
+             * A device that was served: virtio_blk_cancel_stop() has left the
+             * BlockBackend in the IOThread, which may end now.
+             */
+            blk_set_aio_context(s->conf.conf.blk, qemu_get_aio_context(),
+                                NULL);
+        }
+        blk_set_detach(s->conf.conf.blk, NULL, &error_abort);
     }
-    if (s->vq_aio_context) {
-        /*
-         * A device that was served: virtio_blk_cancel_stop() has left the
-         * BlockBackend in the IOThread, which may end now.
-         */
-        blk_set_aio_context(s->conf.conf.blk, qemu_get_aio_context(), NULL);
-    }
-    blk_set_detach(s->conf.conf.blk, NULL, &error_abort);
-
-out:
     g_clear_pointer(&s->cancel, g_free);
     return true;
 }

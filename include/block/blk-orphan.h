@@ -11,13 +11,13 @@
  * that its detached requests run in; and with its engine.  It goes when the
  * gate (blk-gate.h) lets it.
  *
- * Hooks: block-backend.c (the device leaves; naming), block/qapi.c (listing).
+ * Hooks: block-backend.c (the device leaves; naming), block/qapi.c (listing),
+ * virtio-scsi.c (an HBA whose disk has left).
  */
 
 #ifndef BLOCK_BLK_ORPHAN_H
 #define BLOCK_BLK_ORPHAN_H
 
-#include "qom/object.h"
 #include "system/block-backend-common.h"
 
 /* BQL; NULL in BlockBackend unless its device has left, or is about to */
@@ -34,18 +34,13 @@ BlkOrphan **blk_orphan_slot(BlockBackend *blk);
  *
  * Context: BQL held.
  * Returns: true if requests are in flight, here or elsewhere, that draining
- * would wait for: the device model must leave @blk as it is, and name the
- * IOThreads it has used by blk_orphan_hold().  false if it may tidy up.
+ * would wait for: the device model must leave @blk as it is.  false if it may
+ * tidy up.
  */
 bool blk_orphan_begin(BlockBackend *blk);
 
-/*
- * blk_orphan_hold:
- * @obj: what must live as long as @blk does, or NULL
- *
- * Context: BQL held, after blk_orphan_begin() has returned true.
- */
-void blk_orphan_hold(BlockBackend *blk, Object *obj);
+/* Whether blk_orphan_begin() has returned true for @blk.  BQL held. */
+bool blk_orphan_begun(BlockBackend *blk);
 
 /*
  * blk_orphan_adopt:
