@@ -84,8 +84,12 @@ static bool gate_look(GateView *v, int64_t since)
 static char *gate_disk_name(BlockBackend *blk)
 {
     g_autofree char *dev = blk_get_attached_dev_id(blk);
+    char *unplugged = strstr(dev, " (unplugged #");
     const char *id = dev;
 
+    if (unplugged) {
+        *unplugged = '\0';
+    }
     if (strstart(dev, "/machine/peripheral/", &id)) {
         /* A part of a device; that has an id */
         return g_strndup(id, strcspn(id, "/"));
