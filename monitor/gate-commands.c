@@ -12,9 +12,6 @@
  */
 
 #include "qemu/osdep.h"
-#include "qemu/cutils.h"
-#include "block/blk-detach-quiesce.h"
-#include "system/block-backend.h"
 #include "gate-internal.h"
 
 static const GatedCommand gated_qmp[] = {
@@ -131,27 +128,6 @@ static const GatedCommand *gate_find(const GatedCommand *table,
     return NULL;
 }
 
-/*
- * Disks that wait for their requests when they are unplugged are refused while
- * they would.  virtio-blk does not wait; there the part that has the disk has
- * no ID of its own.
- */
-const GatedCommand *gate_find_device_del(const char *id)
-{
-    static const GatedCommand device_del = { "device_del" };
-    BlkDetachLoad load = {};
-
-    strstart(id, "/machine/peripheral/", &id);
-    while (blk_detach_next_load(&load)) {
-        g_autofree char *dev = blk_get_attached_dev_id(load.blk);
-
-        if (*id && !strcmp(dev, id)) {
-            return &device_del;
-        }
-    }
-    return NULL;
-}
-
 const GatedCommand *gate_find_qmp(const char *name)
 {
     return gate_find(gated_qmp, name, strlen(name));
@@ -159,13 +135,6 @@ const GatedCommand *gate_find_qmp(const char *name)
 
 const GatedCommand *gate_find_hmp(const char *cmdline)
 {
-    const char *id;
-
     cmdline += strspn(cmdline, " \t");
-    if (strstart(cmdline, "device_del ", &id)) {
-        g_autofree char *dev = g_strstrip(g_strdup(id));
-
-        return gate_find_device_del(dev);
-    }
     return gate_find(gated_hmp, cmdline, strcspn(cmdline, " \t/"));
 }

@@ -26,14 +26,6 @@ const GatedCommand *gate_find_qmp(const char *name);
 const GatedCommand *gate_find_hmp(const char *cmdline);
 
 /*
- * gate_find_device_del:
- * @id: of the device, or its QOM path
- *
- * The same for device_del.  Context: BQL held.
- */
-const GatedCommand *gate_find_device_del(const char *id);
-
-/*
  * gate_qmp_dispatch:
  *
  * As qmp_dispatch(), but commands that need it pass the gate first; with the

@@ -16,19 +16,15 @@
 static const GatedCommand *gate_find_request(const QDict *req)
 {
     const char *name = req ? qdict_get_try_str(req, "execute") : NULL;
-    const QDict *args = req ? qobject_to(QDict, qdict_get(req, "arguments"))
-                            : NULL;
-    const char *line = args ? qdict_get_try_str(args, "command-line") : NULL;
-    const char *id = args ? qdict_get_try_str(args, "id") : NULL;
+    const QDict *args;
+    const char *line;
 
-    if (!name) {
-        return NULL;
-    } else if (!strcmp(name, "human-monitor-command")) {
-        return line ? gate_find_hmp(line) : NULL;
-    } else if (!strcmp(name, "device_del")) {
-        return id ? gate_find_device_del(id) : NULL;
+    if (!name || strcmp(name, "human-monitor-command")) {
+        return name ? gate_find_qmp(name) : NULL;
     }
-    return gate_find_qmp(name);
+    args = qobject_to(QDict, qdict_get(req, "arguments"));
+    line = args ? qdict_get_try_str(args, "command-line") : NULL;
+    return line ? gate_find_hmp(line) : NULL;
 }
 
 static QDict *gate_error_response(const QDict *req, Error *err)

@@ -21,6 +21,7 @@
 #include "qemu/error-report.h"
 #include "qapi/error.h"
 #include "block/accounting.h"
+#include "block/blk-orphan.h"
 #include "system/block-backend.h"
 
 #include "nvme.h"
@@ -70,7 +71,9 @@ void nvme_detach_ns_cleanup(NvmeNamespace *ns)
 {
     if (ns->detaching) {
         ns->detaching = false;
-        blk_set_detach(ns->blkconf.blk, NULL, &error_abort);
+        if (!blk_orphan_begin(ns->blkconf.blk)) {
+            blk_set_detach(ns->blkconf.blk, NULL, &error_abort);
+        }
     }
 }
 

@@ -45,7 +45,7 @@ typedef struct NvmeDetachCtrl {
  */
 bool nvme_detach_ns_setup(struct NvmeNamespace *ns, Error **errp);
 
-/* Switch it off again; waits for everything that is in flight. */
+/* @ns leaves its BlockBackend, after its commands have been taken back. */
 void nvme_detach_ns_cleanup(struct NvmeNamespace *ns);
 
 /*

@@ -27,6 +27,7 @@
 #include "qemu/rcu_queue.h"
 #include "qapi/error.h"
 #include "block/aio-wait.h"
+#include "block/blk-orphan.h"
 #include "hw/scsi/scsi-detach.h"
 #include "system/block-backend.h"
 #include "trace.h"
@@ -49,7 +50,7 @@ bool scsi_detach_realize(SCSIDevice *s, Error **errp)
 
 void scsi_detach_unrealize(SCSIDevice *s)
 {
-    if (s->detach) {
+    if (s->detach && !blk_orphan_begin(s->conf.blk)) {
         blk_set_detach(s->conf.blk, NULL, &error_abort);
     }
 }
@@ -208,7 +209,7 @@ bool scsi_detach_purge(SCSIDevice *s)
 {
     unsigned int left;
 
-    if (!s->detach || !qdev_is_realized(DEVICE(s))) {
+    if (!s->detach) {
         return false;
     }
 
@@ -219,16 +220,19 @@ bool scsi_detach_purge(SCSIDevice *s)
     return true;
 }
 
+/* Whether some device detaches, or there is none that would be drained */
 static bool scsi_detach_on_bus(SCSIBus *bus)
 {
     BusChild *kid;
+    bool empty = true;
 
     QTAILQ_FOREACH_RCU(kid, &bus->qbus.children, sibling) {
         if (SCSI_DEVICE(kid->child)->detach) {
             return true;
         }
+        empty = false;
     }
-    return false;
+    return empty;
 }
 
 bool scsi_detach_stop(SCSIBus *bus)
@@ -243,6 +247,10 @@ bool scsi_detach_stop(SCSIBus *bus)
     QTAILQ_FOREACH_RCU(kid, &bus->qbus.children, sibling) {
         SCSIDevice *s = SCSI_DEVICE(kid->child);
 
+        if (!qdev_is_realized(DEVICE(s))) {
+            /* Leaves with the HBA, and has nothing in flight any more */
+            continue;
+        }
         if (!scsi_detach_purge(s) && s->conf.blk) {
             blk_drain(s->conf.blk);
         }

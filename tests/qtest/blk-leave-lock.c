@@ -6,6 +6,7 @@
 
 #include "qemu/osdep.h"
 #include "blk-leave-test.h"
+#include "gate-patience.h"
 #include "virtio-blk-race.h"
 
 /* QEMU's lock on a file: this byte, if it has the permission to write */
@@ -67,7 +68,7 @@ static void test_lock(const void *base)
     locked = is_locked(fd);
     hold_fs_hold(fs, false);    /* first: what fails must not hang */
     g_assert_true(locked);
-    leave_wait_no_orphan(v);
+    gate_wait_no_orphan(v->qts);
     g_assert_false(is_locked(fd));
     vbc_check_disk(v, 64, 4096, 1);
 

@@ -13,6 +13,7 @@
 #include "qobject/qdict.h"
 #include "qobject/qlist.h"
 #include "blk-leave-test.h"
+#include "gate-patience.h"
 
 #define OTHER_SLOT      5
 
@@ -43,33 +44,6 @@ void leave_unplug(Vbc *v, const char *id, uint8_t slot)
     qpci_unplug_acpi_device_test(v->qts, id, slot);
     /* Two devices go, the disk and its transport, one inside the other */
     qtest_qmp_eventwait(v->qts, "DEVICE_DELETED");
-}
-
-/* Returns: whether query-block shows a disk whose device has gone */
-static bool has_orphan(Vbc *v)
-{
-    QDict *ret = qtest_qmp(v->qts, "{'execute': 'query-block'}");
-    QListEntry *entry;
-    bool found = false;
-
-    QLIST_FOREACH_ENTRY(qdict_get_qlist(ret, "return"), entry) {
-        QDict *disk = qobject_to(QDict, qlist_entry_obj(entry));
-        const char *qdev = qdict_get_try_str(disk, "qdev");
-
-        found |= qdev && strstr(qdev, "(unplugged");
-    }
-    qobject_unref(ret);
-    return found;
-}
-
-void leave_wait_no_orphan(Vbc *v)
-{
-    gint64 end = g_get_monotonic_time() + 2 * VBC_PATIENCE_US;
-
-    while (has_orphan(v)) {
-        g_assert_cmpint(g_get_monotonic_time(), <, end);
-        g_usleep(1000);
-    }
 }
 
 static void del_node(Vbc *v, const char *name)
@@ -125,7 +99,7 @@ static void test_unplug(const void *base)
     vbc_watch_begin(v);
     leave_unplug(v, "vblk", VBC_SLOT);
     reuse_all(v, r);
-    g_assert_true(has_orphan(v));
+    g_assert_true(gate_has_orphan(v->qts));
     check_del_refused(v, "drv");
     for (unsigned int i = 0; i < v->opts.iothreads; i++) {
         g_autofree char *id = g_strdup_printf("io%u", i);
@@ -137,7 +111,7 @@ static void test_unplug(const void *base)
     vbc_watch_end(v);
 
     vbc_release(v);
-    leave_wait_no_orphan(v);
+    gate_wait_no_orphan(v->qts);
     del_node(v, "drv");
     check_next_owner(v, r);
     qtest_qmp_assert_success(v->qts, "{'execute': 'query-status'}");
@@ -161,10 +135,10 @@ static void test_unplug_drive(const void *base)
     vbc_watch_begin(v);
     leave_unplug(v, "vblk", VBC_SLOT);
     reuse_all(v, r);
-    g_assert_true(has_orphan(v));
+    g_assert_true(gate_has_orphan(v->qts));
     vbc_watch_end(v);
     vbc_release(v);
-    leave_wait_no_orphan(v);
+    gate_wait_no_orphan(v->qts);
     check_next_owner(v, r);
     vbc_check_disk(v, 0, VBC_DISK_SIZE, 5);
     vbc_abandon(v);
@@ -180,7 +154,7 @@ static void test_unplug_idle(const void *base)
     }
     vbc_write(v, 64, 4096, 1);
     leave_unplug(v, "vblk", VBC_SLOT);
-    g_assert_false(has_orphan(v));
+    g_assert_false(gate_has_orphan(v->qts));
     del_node(v, "drv");
     vbc_check_disk(v, 64, 4096, 1);
     vbc_abandon(v);
@@ -205,12 +179,12 @@ static void unplug_other(const void *base, const char *options)
     vbc_hang_some(v, r);
     vbc_watch_begin(v);
     leave_unplug(v, "other", OTHER_SLOT);
-    g_assert_true(has_orphan(v));
+    g_assert_true(gate_has_orphan(v->qts));
     check_del_refused(v, "null");
     vbc_watch_end(v);
     vbc_release(v);
     leave_check_all(v, r);
-    leave_wait_no_orphan(v);
+    gate_wait_no_orphan(v->qts);
     del_node(v, "null");
     vbc_stop(v);
 }
@@ -239,13 +213,13 @@ static void test_replug(const void *base)
     leave_unplug(v, "vblk", VBC_SLOT);
     vbc_watch_end(v);
     vbc_release(v);
-    leave_wait_no_orphan(v);
+    gate_wait_no_orphan(v->qts);
     qtest_qmp_assert_success(v->qts, "{'execute': 'device_add', 'arguments': {"
                              " 'driver': 'virtio-blk-pci', 'id': 'vblk',"
                              " 'drive': 'drv', 'addr': '4.0',"
                              " 'cancel': true }}");
     leave_unplug(v, "vblk", VBC_SLOT);
-    g_assert_false(has_orphan(v));
+    g_assert_false(gate_has_orphan(v->qts));
     del_node(v, "drv");
     vbc_abandon(v);
 }

@@ -21,9 +21,6 @@ void leave_check_all(Vbc *v, VbcReq *r);
 /* Unplug device @id of the machine pc, and wait until it is gone. */
 void leave_unplug(Vbc *v, const char *id, uint8_t slot);
 
-/* Wait until no disk is left whose device has gone. */
-void leave_wait_no_orphan(Vbc *v);
-
 /* blk-leave-{lock,migrate}.c */
 void leave_add_lock_tests(void);
 void leave_add_migrate_tests(void);

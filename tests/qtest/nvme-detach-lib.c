@@ -447,7 +447,8 @@ static void kill_all(void *opaque)
 
 static char *device_arguments(Nvd *v)
 {
-    unsigned int num = v->opts.single ? 1 : HOLD_STORAGE_DISKS;
+    unsigned int num = v->opts.own ? 0 :
+                       v->opts.single ? 1 : HOLD_STORAGE_DISKS;
     const char *detach = v->opts.off ? "off" : "on";
     GString *s = g_string_new("");
 
@@ -462,6 +463,12 @@ static char *device_arguments(Nvd *v)
                            v->opts.port ? ",bus=root-port,addr=0" : ",addr=4",
                            v->opts.subsystem ? ",subsys=subsys" : "",
                            v->opts.controller ?: "");
+    if (v->opts.own) {
+        g_autofree char *drive = hold_storage_drive(v->storage, 0);
+
+        g_string_append_printf(s, ",drive=drive0,detach=%s"
+                               " -drive if=none,id=drive0,%s", detach, drive);
+    }
     for (unsigned int i = 0; i < num; i++) {
         g_autofree char *drive = !i && v->opts.drive
             ? g_strdup(v->opts.drive) : hold_storage_drive(v->storage, i);
@@ -489,12 +496,24 @@ Nvd *nvd_start(const NvdOptions *opts)
     v->storage = storage;
     qtest_add_abrt_handler(kill_all, v);
     arguments = device_arguments(v);
-    v->qts = qtest_initf("-machine q35 -nodefaults %s", arguments);
+    v->qts = qtest_initf("-machine %s -nodefaults %s",
+                         opts->unplug ? "pc" : "q35", arguments);
     pc_alloc_init(&v->alloc, v->qts, ALLOC_NO_FLAGS);
     v->bus = qpci_new_pc(v->qts, &v->alloc);
     nvd_find_device(v);
     nvd_enable(v);
     return v;
+}
+
+void nvd_abandon(Nvd *v)
+{
+    g_free(v->dev);
+    qpci_free_pc(v->bus);
+    alloc_destroy(&v->alloc);
+    qtest_quit(g_steal_pointer(&v->qts));
+    qtest_remove_abrt_handler(v);
+    hold_storage_stop(v->storage);
+    g_free(v);
 }
 
 void nvd_stop(Nvd *v)
@@ -507,11 +526,5 @@ void nvd_stop(Nvd *v)
             g_assert_null(v->queue[i].owner[j]);
         }
     }
-    g_free(v->dev);
-    qpci_free_pc(v->bus);
-    alloc_destroy(&v->alloc);
-    qtest_quit(g_steal_pointer(&v->qts));
-    qtest_remove_abrt_handler(v);
-    hold_storage_stop(v->storage);
-    g_free(v);
+    nvd_abandon(v);
 }

@@ -77,6 +77,8 @@ typedef struct NvdOptions {
     bool subsystem;             /* one that controllers share */
     bool single;                /* only the first namespace */
     bool port;                  /* behind a PCIe root port */
+    bool unplug;                /* machine pc, from which it can be unplugged */
+    bool own;                   /* the controller has the first disk itself */
     const char *controller;     /* more properties of the controller, or NULL */
     const char *ns;             /* more properties of each namespace, or NULL */
     const char *drive;          /* of the first namespace, or NULL */
@@ -140,6 +142,9 @@ Nvd *nvd_start(const NvdOptions *opts);
 
 /* Let go what hangs; check that nothing is left; end everything. */
 void nvd_stop(Nvd *v);
+
+/* End everything, without the device, which is gone.  Nothing may hang. */
+void nvd_abandon(Nvd *v);
 
 /* Set up the PCI device, for instance after a reset. */
 void nvd_find_device(Nvd *v);

@@ -9,10 +9,12 @@
 
 #include "qemu/osdep.h"
 #include "qobject/qdict.h"
+#include "gate-patience.h"
 #include "nvme-detach-lib.h"
 
 #define BLOCKS  4       /* of most commands */
 #define SLBA    64
+#define HANGING 8
 
 /* What the disk holds, and what is written by commands that are aborted */
 #define OLD     1
@@ -425,7 +427,7 @@ static void test_config(void)
 }
 
 /* The controller's own namespace can be unplugged, and used again. */
-static void test_unplug(void)
+static void test_unplug_idle(void)
 {
     QTestState *qts = qtest_init("-nodefaults -machine pc -blockdev "
                                  "null-co,node-name=disk,size=4194304");
@@ -439,8 +441,50 @@ static void test_unplug(void)
     qtest_quit(qts);
 }
 
+/*
+ * The controller goes while the storage hangs.  A namespace that it had as its
+ * own goes with it, when that answers; others stay, in their subsystem.
+ */
+static void test_unplug(const void *opts)
+{
+    Nvd *v = nvd_start(opts);
+    NvdCmd c[HANGING];
+
+    if (!v) {
+        return;
+    }
+    nvd_hold(v);
+    for (unsigned int i = 0; i < HANGING; i++) {
+        c[i] = (NvdCmd) { .opcode = i % 2 ? NVD_READ : NVD_WRITE, .queue = 1,
+                          .slba = i * BLOCKS, .blocks = BLOCKS, .fill = NEW };
+        nvd_send(v, &c[i]);
+    }
+    nvd_sync(v);
+
+    hold_storage_watch_begin(v->storage);
+    qpci_unplug_acpi_device_test(v->qts, "nvme0", NVD_SLOT);
+    for (unsigned int i = 0; i < HANGING; i++) {
+        nvd_reuse(v, &c[i]);
+    }
+    g_assert_cmpint(gate_has_orphan(v->qts), ==, v->opts.own);
+    hold_storage_watch_end(v->storage);
+
+    nvd_release(v);
+    gate_wait_no_orphan(v->qts);
+    if (v->opts.own) {
+        nvd_check_disk(v, 1, 0, BLOCKS, NEW);
+    }
+    for (unsigned int i = 0; i < HANGING; i++) {
+        nvd_check_reused(v, &c[i]);
+    }
+    nvd_abandon(v);
+}
+
 int main(int argc, char **argv)
 {
+    static const NvdOptions own = { .unplug = true, .own = true };
+    static const NvdOptions namespaces = { .unplug = true };
+
     g_test_init(&argc, &argv, NULL);
     for (unsigned int i = 0; i < ARRAY_SIZE(targets); i++) {
         g_autofree char *path = g_strdup_printf("/nvme-detach/abort/%s",
@@ -460,7 +504,10 @@ int main(int argc, char **argv)
     qtest_add_func("/nvme-detach/abort/flood", test_flood);
     qtest_add_func("/nvme-detach/abort/off", test_off);
     qtest_add_func("/nvme-detach/config", test_config);
-    qtest_add_func("/nvme-detach/unplug", test_unplug);
+    qtest_add_func("/nvme-detach/unplug/idle", test_unplug_idle);
+    qtest_add_data_func("/nvme-detach/unplug/own", &own, test_unplug);
+    qtest_add_data_func("/nvme-detach/unplug/namespaces", &namespaces,
+                        test_unplug);
     nvd_add_reset_tests();
     nvd_add_vf_tests();
     nvd_add_random_tests();

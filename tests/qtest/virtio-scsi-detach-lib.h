@@ -112,7 +112,8 @@ void vsd_abort(Vsd *s, VsdCmd *c);
 /* Register a test for an HBA in the main loop, and in two IOThreads. */
 void vsd_add_test(const char *path, void (*fn)(const void *base));
 
-/* virtio-scsi-detach-reset.c */
+/* virtio-scsi-detach-{reset,unplug}.c */
 void vsd_add_reset_tests(void);
+void vsd_add_unplug_tests(void);
 
 #endif

@@ -11,7 +11,6 @@
 #include "qemu/bswap.h"
 #include "qobject/qdict.h"
 #include "standard-headers/linux/pci_regs.h"
-#include "gate-patience.h"
 #include "virtio-scsi-detach-lib.h"
 
 #define HANGING     12
@@ -209,36 +208,6 @@ static void test_beside(const void *base)
     vsd_stop(s);
 }
 
-/* Unplug drains the disk, so it is refused, and works later */
-static void test_unplug(const void *base)
-{
-    static const char command[] = "{\"execute\": \"device_del\","
-                                  " \"arguments\": {\"id\": \"lun1\"}}";
-    Vsd *s = vsd_start(&(VsdOptions) { .base = base });
-    VsdCmd c = vsd_write(1, 1, VSD_HALF, LEN, 3);
-    QDict *rsp;
-
-    if (!s) {
-        return;
-    }
-    vbc_hold(s->v);
-    vsd_send(s, &c);
-    vsd_sync(s);
-    rsp = qtest_qmp(s->v->qts, "{'execute': 'device_del',"
-                    " 'arguments': {'id': 'lun1'}}");
-    g_assert_nonnull(gate_says(rsp));
-    g_assert_nonnull(strstr(gate_says(rsp), "disk 'lun1' has 1 request"));
-    qobject_unref(rsp);
-    vbc_expect_pending(s->v, &c.r);
-
-    vbc_release(s->v);
-    vsd_expect(s, &c, VSD_GOOD);
-    gate_patient_qmp(s->v->qts, command, NULL);
-    qtest_qmp_eventwait(s->v->qts, "DEVICE_DELETED");
-    vbc_check_disk(s->v, VSD_HALF, LEN, 3);
-    vsd_stop(s);
-}
-
 /*
  * Another HBA, without DMA of its own: am53c974.  It cancels a command, and
  * waits for that, when the driver selects the disk anew.
@@ -362,7 +331,6 @@ void vsd_add_reset_tests(void)
     vsd_add_test("reset/during", test_during);
     vsd_add_test("reset/left", test_left);
     vsd_add_test("reset/beside", test_beside);
-    vsd_add_test("unplug", test_unplug);
     qtest_add_func("/virtio-scsi-detach/esp", test_esp);
     qtest_add_func("/virtio-scsi-detach/properties", test_properties);
 }

@@ -666,5 +666,6 @@ int main(int argc, char **argv)
     qtest_add_data_func("/virtio-scsi-detach/parked/main-loop", &main_loop,
                         test_parked);
     vsd_add_reset_tests();
+    vsd_add_unplug_tests();
     return g_test_run();
 }

@@ -30,7 +30,10 @@ struct VirtIOSCSI;
  */
 bool scsi_detach_realize(SCSIDevice *s, Error **errp);
 
-/* Switch it off again.  Waits for what is detached.  Context: as above. */
+/*
+ * @s leaves its BlockBackend, after its commands have been taken back.
+ * Context: as above.
+ */
 void scsi_detach_unrealize(SCSIDevice *s);
 
 /*
@@ -76,8 +79,7 @@ void scsi_detach_account(SCSIRequest *req, int ret);
  * cannot be detached.
  *
  * Context: main loop, BQL held; other event loops may run requests of @s.
- * Returns: false if nothing was done, because detaching is off or the device
- * is leaving and all its I/O must end.
+ * Returns: false if nothing was done, because detaching is off.
  */
 bool scsi_detach_purge(SCSIDevice *s);
 
@@ -88,7 +90,8 @@ bool scsi_detach_purge(SCSIDevice *s);
  * what its devices have in flight.  Those without detaching are drained.
  *
  * Context: main loop, BQL held.
- * Returns: false if nothing was done, because detaching is off for all.
+ * Returns: false if nothing was done, because there are devices and detaching
+ * is off for all.
  */
 bool scsi_detach_stop(SCSIBus *bus);
 
