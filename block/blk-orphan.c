@@ -59,14 +59,13 @@ static int orphan_hold_iothread(Object *obj, void *opaque)
 }
 
 /* Which IOThreads its detached requests run in is not known here: hold all */
-static BlkOrphan *orphan_new(BlockBackend *blk)
+static void orphan_new(BlockBackend *blk)
 {
     BlkOrphan *o = g_new0(BlkOrphan, 1);
 
     o->blk = blk;
     object_child_foreach(object_get_objects_root(), orphan_hold_iothread, o);
     *blk_orphan_slot(blk) = o;
-    return o;
 }
 
 bool blk_orphan_begin(BlockBackend *blk)
@@ -75,6 +74,7 @@ bool blk_orphan_begin(BlockBackend *blk)
 
     if (!*blk_orphan_slot(blk)) {
         if (orphan_storage_is_idle()) {
+            blk_set_detach(blk, NULL, &error_abort);
             return false;
         }
         orphan_new(blk);
@@ -151,11 +151,10 @@ bool blk_orphan_adopt(BlockBackend *blk)
     if (!o) {
         bool leaves = *blk_detach_slot(blk) || blk_get_refcnt(blk) == 1;
 
-        if (!leaves || orphan_storage_is_idle()) {
-            blk_set_detach(blk, NULL, &error_abort);
+        if (!leaves || !blk_orphan_begin(blk)) {
             return false;
         }
-        o = orphan_new(blk);
+        o = *blk_orphan_slot(blk);
     }
     if (o->id) {
         /* A second device has come and gone; what there is serves both */

@@ -545,16 +545,12 @@ bool virtio_blk_cancel_unrealize(VirtIOBlock *s)
     /* Those that have nothing to do any more, because it was dropped */
     AIO_WAIT_WHILE_UNLOCKED(NULL, qatomic_read(&s->cancel->restarting));
 
-    if (!blk_orphan_begin(s->conf.conf.blk)) {
-        if (s->vq_aio_context) {
-            /*
-             * A device that was served: virtio_blk_cancel_stop() has left the
-             * BlockBackend in the IOThread, which may end now.
-             */
-            blk_set_aio_context(s->conf.conf.blk, qemu_get_aio_context(),
-                                NULL);
-        }
-        blk_set_detach(s->conf.conf.blk, NULL, &error_abort);
+    if (!blk_orphan_begin(s->conf.conf.blk) && s->vq_aio_context) {
+        /*
+         * A device that was served: virtio_blk_cancel_stop() has left the
+         * BlockBackend in the IOThread, which may end now.
+         */
+        blk_set_aio_context(s->conf.conf.blk, qemu_get_aio_context(), NULL);
     }
     g_clear_pointer(&s->cancel, g_free);
     return true;

@@ -71,9 +71,7 @@ void nvme_detach_ns_cleanup(NvmeNamespace *ns)
 {
     if (ns->detaching) {
         ns->detaching = false;
-        if (!blk_orphan_begin(ns->blkconf.blk)) {
-            blk_set_detach(ns->blkconf.blk, NULL, &error_abort);
-        }
+        blk_orphan_begin(ns->blkconf.blk);
     }
 }
 

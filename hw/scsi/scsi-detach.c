@@ -50,8 +50,8 @@ bool scsi_detach_realize(SCSIDevice *s, Error **errp)
 
 void scsi_detach_unrealize(SCSIDevice *s)
 {
-    if (s->detach && !blk_orphan_begin(s->conf.blk)) {
-        blk_set_detach(s->conf.blk, NULL, &error_abort);
+    if (s->detach) {
+        blk_orphan_begin(s->conf.blk);
     }
 }
 

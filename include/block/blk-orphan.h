@@ -35,7 +35,7 @@ BlkOrphan **blk_orphan_slot(BlockBackend *blk);
  * Context: BQL held.
  * Returns: true if requests are in flight, here or elsewhere, that draining
  * would wait for: the device model must leave @blk as it is.  false if it may
- * tidy up.
+ * tidy up; detaching is switched off then.
  */
 bool blk_orphan_begin(BlockBackend *blk);
 
