@@ -146,6 +146,21 @@ void vsd_sync(Vsd *s)
     }
 }
 
+void vsd_hang(Vsd *s, VsdCmd *c)
+{
+    vbc_hold(s->v);
+    for (unsigned int i = 0; i < VSD_HANGING; i++) {
+        unsigned int lun = i % VSD_LUNS;
+        uint64_t sector = lun * VSD_HALF + i / 4 * 16;
+
+        c[i] = i % 4 < 2 ? vsd_write(lun, i, sector, VSD_LEN, 1)
+                         : vsd_read(lun, i, sector, VSD_LEN);
+        c[i].r.queue = VSD_FIRST + i % (s->v->num_queues - VSD_FIRST);
+        vsd_send(s, &c[i]);
+    }
+    vsd_sync(s);
+}
+
 void vsd_expect_attention(Vsd *s)
 {
     for (unsigned int lun = 0; lun < s->num_luns; lun++) {

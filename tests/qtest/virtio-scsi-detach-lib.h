@@ -34,6 +34,8 @@
 #define VSD_CONTROL                 0   /* virtqueues */
 #define VSD_FIRST                   2   /* for commands */
 #define VSD_LUNS                    2
+#define VSD_HANGING                 12
+#define VSD_LEN                     4096
 #define VSD_HALF                    (VBC_DISK_SIZE / VBC_SECTOR / 2)
 
 typedef struct VsdOptions {
@@ -95,6 +97,12 @@ void vsd_do(Vsd *s, VsdCmd *c, uint8_t status);
 
 /* Wait until the device has seen everything that was sent on any queue. */
 void vsd_sync(Vsd *s);
+
+/*
+ * Hold the storage and send VSD_HANGING commands, @c, of VSD_LEN bytes to both
+ * disks on all queues.
+ */
+void vsd_hang(Vsd *s, VsdCmd *c);
 
 /* Clear the unit attention of each logical unit, which must be there. */
 void vsd_expect_attention(Vsd *s);

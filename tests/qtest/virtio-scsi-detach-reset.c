@@ -13,7 +13,6 @@
 #include "standard-headers/linux/pci_regs.h"
 #include "virtio-scsi-detach-lib.h"
 
-#define HANGING     12
 #define LEN         4096
 
 /* Ways to reset the HBA; each starts it again */
@@ -43,25 +42,16 @@ static void reset_master(Vsd *s)
 static void check_reset(const void *base, void (*reset)(Vsd *))
 {
     Vsd *s = vsd_start(&(VsdOptions) { .base = base });
-    VsdCmd c[HANGING], newer = vsd_write(1, 1, VSD_HALF, LEN, 2);
+    VsdCmd c[VSD_HANGING], newer = vsd_write(1, 1, VSD_HALF, LEN, 2);
 
     if (!s) {
         return;
     }
-    vbc_hold(s->v);
-    for (unsigned int i = 0; i < HANGING; i++) {
-        uint64_t sector = i % VSD_LUNS * VSD_HALF + i / 4 * 16;
-
-        c[i] = i % 4 < 2 ? vsd_write(i % VSD_LUNS, i, sector, LEN, 1)
-                         : vsd_read(i % VSD_LUNS, i, sector, LEN);
-        c[i].r.queue = VSD_FIRST + i % (s->v->num_queues - VSD_FIRST);
-        vsd_send(s, &c[i]);
-    }
-    vsd_sync(s);
+    vsd_hang(s, c);
 
     vbc_watch_begin(s->v);
     reset(s);
-    for (unsigned int i = 0; i < HANGING; i++) {
+    for (unsigned int i = 0; i < VSD_HANGING; i++) {
         vbc_reuse(s->v, &c[i].r);
     }
     vsd_expect_attention(s);
@@ -74,7 +64,7 @@ static void check_reset(const void *base, void (*reset)(Vsd *))
     vbc_release(s->v);
     vsd_expect(s, &newer, VSD_GOOD);
     vbc_settle(s->v);
-    for (unsigned int i = 0; i < HANGING; i++) {
+    for (unsigned int i = 0; i < VSD_HANGING; i++) {
         vbc_check_reused(s->v, &c[i].r);
     }
     vbc_check_disk(s->v, VSD_HALF, LEN, 2);

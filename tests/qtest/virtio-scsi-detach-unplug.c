@@ -12,41 +12,22 @@
 #include "gate-patience.h"
 #include "virtio-scsi-detach-lib.h"
 
-#define HANGING     12
-#define LEN         4096
-
-/* Hold the storage and send commands to both disks, in their halves */
-static void hang_all(Vsd *s, VsdCmd *c)
-{
-    vbc_hold(s->v);
-    for (unsigned int i = 0; i < HANGING; i++) {
-        unsigned int lun = i % VSD_LUNS;
-        uint64_t sector = lun * VSD_HALF + i / 4 * 16;
-
-        c[i] = i % 4 < 2 ? vsd_write(lun, i, sector, LEN, 1)
-                         : vsd_read(lun, i, sector, LEN);
-        c[i].r.queue = VSD_FIRST + i % (s->v->num_queues - VSD_FIRST);
-        vsd_send(s, &c[i]);
-    }
-    vsd_sync(s);
-}
-
-/* The guest goes on with the other disk; the thread lives on without a name */
+/* The other disk stays, and gets what it has waited for */
 static void test_disk(const void *base)
 {
     static const char other[] = "{\"execute\": \"blockdev-add\","
         " \"arguments\": {\"driver\": \"null-co\", \"node-name\": \"null\"}}";
     Vsd *s = vsd_start(&(VsdOptions) { .base = base });
-    VsdCmd c[HANGING];
+    VsdCmd c[VSD_HANGING];
     QDict *rsp;
 
     if (!s) {
         return;
     }
-    hang_all(s, c);
+    vsd_hang(s, c);
     vbc_watch_begin(s->v);
     qtest_qmp_device_del(s->v->qts, "lun1");
-    for (unsigned int i = 0; i < HANGING; i++) {
+    for (unsigned int i = 0; i < VSD_HANGING; i++) {
         if (c[i].lun == 1) {
             vsd_expect_response(s, &c[i], VSD_S_ABORTED);
             vbc_reuse(s->v, &c[i].r);
@@ -62,7 +43,7 @@ static void test_disk(const void *base)
 
     vbc_release(s->v);
     gate_wait_no_orphan(s->v->qts);
-    for (unsigned int i = 0; i < HANGING; i++) {
+    for (unsigned int i = 0; i < VSD_HANGING; i++) {
         if (c[i].lun == 1) {
             vbc_check_reused(s->v, &c[i].r);
         } else {
@@ -73,34 +54,23 @@ static void test_disk(const void *base)
     vsd_stop(s);
 }
 
-static void wait_deleted(Vsd *s, const char *id)
-{
-    bool found = false;
-
-    while (!found) {
-        QDict *event = qtest_qmp_eventwait_ref(s->v->qts, "DEVICE_DELETED");
-        QDict *data = qdict_get_qdict(event, "data");
-
-        found = !g_strcmp0(qdict_get_try_str(data, "device"), id);
-        qobject_unref(event);
-    }
-}
-
-/* With the HBA go its disks, and the IOThreads that served it can go as well */
+/* With the HBA go its disks; its IOThreads live on, and only their names go */
 static void test_hba(const void *base)
 {
     Vsd *s = vsd_start(&(VsdOptions) { .base = base });
-    VsdCmd c[HANGING];
+    VsdCmd c[VSD_HANGING];
 
     if (!s) {
         return;
     }
-    hang_all(s, c);
+    vsd_hang(s, c);
     vbc_watch_begin(s->v);
-    qtest_qmp_device_del_send(s->v->qts, "hba");
-    qtest_outl(s->v->qts, 0xae08, 1 << VBC_SLOT);   /* ACPI: eject it */
-    wait_deleted(s, "hba");
-    for (unsigned int i = 0; i < HANGING; i++) {
+    qpci_unplug_acpi_device_test(s->v->qts, "hba", VBC_SLOT);
+    /* Besides it go the device behind its transport, and the disks */
+    for (unsigned int i = 0; i < 1 + VSD_LUNS; i++) {
+        qtest_qmp_eventwait(s->v->qts, "DEVICE_DELETED");
+    }
+    for (unsigned int i = 0; i < VSD_HANGING; i++) {
         vbc_reuse(s->v, &c[i].r);
     }
     g_assert_true(gate_has_orphan(s->v->qts));
@@ -114,7 +84,7 @@ static void test_hba(const void *base)
 
     vbc_release(s->v);
     gate_wait_no_orphan(s->v->qts);
-    for (unsigned int i = 0; i < HANGING; i++) {
+    for (unsigned int i = 0; i < VSD_HANGING; i++) {
         vbc_check_reused(s->v, &c[i].r);
     }
     vsd_abandon(s);
@@ -124,12 +94,12 @@ static void test_hba(const void *base)
 static void test_reset_after(const void *base)
 {
     Vsd *s = vsd_start(&(VsdOptions) { .base = base });
-    VsdCmd c[HANGING];
+    VsdCmd c[VSD_HANGING];
 
     if (!s) {
         return;
     }
-    hang_all(s, c);
+    vsd_hang(s, c);
     vbc_watch_begin(s->v);
     qtest_qmp_device_del(s->v->qts, "lun0");
     qtest_qmp_device_del(s->v->qts, "lun1");
