@@ -463,7 +463,12 @@ typedef struct GateCall {
     AioContext *ctx;            /* where the main loop runs @cb */
     void (*cb)(void *opaque);
     void *opaque;
+    Coroutine *co;              /* set once, when it begins */
+    QLIST_ENTRY(GateCall) next;
 } GateCall;
+
+/* BQL; those that have begun.  QEMU may end before they do. */
+static QLIST_HEAD(, GateCall) calls = QLIST_HEAD_INITIALIZER(calls);
 
 static GateCall *gate_new_call(const char *what, bool flush, AioContext *ctx,
                                void (*cb)(void *opaque), void *opaque)
@@ -498,6 +503,8 @@ static void coroutine_fn gate_call_entry(void *opaque)
     int64_t next_ns = 0;
     char *why;
 
+    call->co = qemu_coroutine_self();
+    QLIST_INSERT_HEAD(&calls, call, next);
     while ((why = gate_co_enter(call->flush))) {
         if (get_clock() >= next_ns) {
             next_ns = get_clock() + WARN_NS;
@@ -509,6 +516,7 @@ static void coroutine_fn gate_call_entry(void *opaque)
 
     gate_co_run(call->cb, call->opaque);
     blk_gate_leave();
+    QLIST_REMOVE(call, next);
     gate_free_call(call);
 }
 
