@@ -18,7 +18,7 @@
 #include "system/block-backend.h"
 #include "blk-detach-core.h"
 
-/* BQL */
+/* BQL; whether it is empty may be asked in any thread */
 static QLIST_HEAD(, BlkDetach) engines = QLIST_HEAD_INITIALIZER(engines);
 
 /* Written under the BQL, read by every thread that submits: atomic */
@@ -89,7 +89,7 @@ void blk_detach_register(BlkDetach *d)
 {
     GLOBAL_STATE_CODE();
 
-    QLIST_INSERT_HEAD(&engines, d, all);
+    QLIST_INSERT_HEAD_RCU(&engines, d, all);
     if (blk_detach_gate_closed) {
         blk_detach_set_unthrottled(d, true);
     }
@@ -99,7 +99,7 @@ void blk_detach_unregister(BlkDetach *d)
 {
     GLOBAL_STATE_CODE();
 
-    QLIST_REMOVE(d, all);
+    QLIST_REMOVE_RCU(d, all);
     if (blk_detach_gate_closed) {
         blk_detach_set_unthrottled(d, false);
     }
@@ -122,7 +122,7 @@ void blk_detach_leave_issued(BlkDetachReq *r)
 
 bool blk_detach_any(void)
 {
-    return !QLIST_EMPTY(&engines);
+    return !QLIST_EMPTY_RCU(&engines);
 }
 
 void blk_detach_close_gate(void)

@@ -228,21 +228,6 @@ void blk_gate_vm_stopped(void)
     vm_stops = false;
 }
 
-/* What ends the job, and with it the filters and BlockBackends that it has */
-void blk_gate_end_job(Job *job, QEMUBHFunc *job_exit)
-{
-    switch (job_type(job)) {
-    case JOB_TYPE_SNAPSHOT_LOAD:
-    case JOB_TYPE_SNAPSHOT_SAVE:
-    case JOB_TYPE_SNAPSHOT_DELETE:
-        /* Have none, and have been at the gate */
-        aio_bh_schedule_oneshot(qemu_get_aio_context(), job_exit, job);
-        break;
-    default:
-        blk_gate_schedule("the end of a job", job_exit, job);
-    }
-}
-
 /*
  * Entering it
  */

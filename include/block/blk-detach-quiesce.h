@@ -29,7 +29,9 @@ typedef struct BlkDetachLoad {
 /*
  * blk_detach_any:
  *
- * Whether any BlockBackend has detaching on.  Context: BQL held.
+ * Whether any BlockBackend has detaching on.
+ *
+ * Context: BQL held; in another thread it is a hint.
  */
 bool blk_detach_any(void);
 

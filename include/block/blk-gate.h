@@ -129,6 +129,29 @@ void blk_gate_vm_stops(void);
 void blk_gate_vm_stopped(void);
 
 /*
+ * blk_gate_co_before_end:
+ *
+ * @job has done its work.  Sleep until the gate lets it in, unless it is
+ * cancelled, or something drains its nodes just now.  Without a BlockBackend
+ * with detaching on this does nothing.
+ *
+ * Context: @job's coroutine, in any thread.
+ */
+void coroutine_fn blk_gate_co_before_end(Job *job);
+
+/*
+ * blk_gate_co_before_drain:
+ * @slept_ns: 0 at first; the caller keeps it
+ *
+ * @job is about to drain nodes.  The same as blk_gate_co_before_end(), but not
+ * if that was less than a second ago: a caller that finds more to do after
+ * the sleep, and comes here again, comes to an end.
+ *
+ * Returns: whether it has slept, and the caller has to look at everything anew.
+ */
+bool coroutine_fn blk_gate_co_before_drain(Job *job, int64_t *slept_ns);
+
+/*
  * blk_gate_end_job:
  * @job_exit: takes @job; runs in the main loop
  *

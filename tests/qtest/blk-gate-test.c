@@ -574,23 +574,47 @@ static bool job_is_there(Monitors *m)
     return there;
 }
 
-/* A job between other disks is done while this one hangs */
+static char *job_status(Monitors *m)
+{
+    QDict *ret = qtest_qmp(m->v->qts, "{'execute': 'query-jobs'}");
+    QDict *job = qobject_to(QDict, qlist_peek(qdict_get_qlist(ret, "return")));
+    char *status = g_strdup(qdict_get_str(job, "status"));
+
+    qobject_unref(ret);
+    return status;
+}
+
+static void wait_job(Monitors *m, const char *want)
+{
+    gint64 end = g_get_monotonic_time() + VBC_PATIENCE_US;
+
+    for (;;) {
+        g_autofree char *status = job_status(m);
+
+        if (!strcmp(status, want)) {
+            return;
+        }
+        g_assert_cmpint(g_get_monotonic_time(), <, end);
+    }
+}
+
+/*
+ * A job between other disks is done while this one hangs; what drains its nodes
+ * meanwhile does not wait
+ */
 static void test_job_ends(const void *opts)
 {
     Monitors m;
     VbcReq r;
 
-    if (!start(&m, opts, NULL)) {
+    /* Data, unlike zeroes, is copied at the speed given */
+    if (!start(&m, opts,
+               " -blockdev driver=null-co,node-name=dst,size=67108864"
+               " -blockdev driver=null-co,node-name=src,size=67108864"
+               ",read-zeroes=off"
+               " -device virtio-blk-pci,id=other,addr=1e,drive=src")) {
         return;
     }
-    qtest_qmp_assert_success(m.v->qts, "{'execute': 'blockdev-add',"
-                             " 'arguments': {'driver': 'null-co',"
-                             " 'node-name': 'dst', 'size': 67108864}}");
-    /* Data, unlike zeroes, is copied at the speed given */
-    qtest_qmp_assert_success(m.v->qts, "{'execute': 'blockdev-add',"
-                             " 'arguments': {'driver': 'null-co',"
-                             " 'node-name': 'src', 'size': 67108864,"
-                             " 'read-zeroes': false}}");
     qtest_qmp_assert_success(m.v->qts, "{'execute': 'blockdev-backup',"
                              " 'arguments': {'job-id': 'job', 'device': 'src',"
                              " 'target': 'dst', 'sync': 'full', 'speed': 1}}");
@@ -600,14 +624,109 @@ static void test_job_ends(const void *opts)
                              " 'arguments': {'device': 'job', 'speed': 0}}");
     qtest_qmp_eventwait(m.v->qts, "BLOCK_GATE_WAIT");
     check_status(&m, "running");
+    qtest_qmp_assert_success(m.v->qts, "{'execute': 'system_reset'}");
+    qtest_qmp_eventwait(m.v->qts, "RESET");
     g_assert_true(job_is_there(&m));
     vbc_watch_end(m.v);
     vbc_release(m.v);
     qtest_qmp_eventwait(m.v->qts, "BLOCK_JOB_COMPLETED");
     check_status(&m, "running");
-    check_data(&m, &r, true);
+    vbc_check_disk(m.v, r.sector, r.len, 1);
     end_monitors(&m);
-    vbc_stop(m.v);
+    vbc_abandon(m.v);
+}
+
+/*
+ * A mirror whose source is not the disk that hangs comes to its end meanwhile:
+ * the source works on, and is not drained before the storage answers
+ */
+
+/* What the mirror does to the target's first sectors fails */
+#define MIRROR_DISK                                                         \
+    " -blockdev driver=null-co,node-name=src,size=1048576,read-zeroes=on"   \
+    " -blockdev driver=null-co,node-name=null,size=1048576,read-zeroes=on"  \
+    " -blockdev driver=blkdebug,node-name=dst,image=null"                   \
+    ",inject-error.0.event=none,inject-error.0.sector=8"                    \
+    " -device virtio-blk-pci,id=other,addr=1e,drive=src"
+
+/* What qemu-io has to say goes to QEMU's standard output, errors come here */
+static void write_other(Monitors *m, const char *where)
+{
+    g_autofree char *says = qtest_hmp(m->v->qts, "qemu-io -d "
+                                      "/machine/peripheral/other/virtio-backend"
+                                      " \"write -q %s 4k\"", where);
+
+    g_assert_cmpstr(says, ==, "");
+}
+
+static void mirror_begin(Monitors *m)
+{
+    qtest_qmp_assert_success(m->v->qts, "{'execute': 'blockdev-mirror',"
+                             " 'arguments': {'job-id': 'job', 'device': 'src',"
+                             " 'target': 'dst', 'sync': 'none'}}");
+    qtest_qmp_eventwait(m->v->qts, "BLOCK_JOB_READY");
+    qtest_qmp_assert_success(m->v->qts, "{'execute': 'job-pause',"
+                             " 'arguments': {'id': 'job'}}");
+    wait_job(m, "standby");
+}
+
+static void mirror_end(Monitors *m, VbcReq *r, bool fails)
+{
+    QDict *event;
+
+    qtest_qmp_eventwait(m->v->qts, "BLOCK_GATE_WAIT");
+    write_other(m, "128k");
+    qtest_qmp_assert_success(m->v->qts, "{'execute': 'system_reset'}");
+    qtest_qmp_eventwait(m->v->qts, "RESET");
+    write_other(m, "192k");
+    g_assert_true(job_is_there(m));
+    vbc_watch_end(m->v);
+
+    vbc_release(m->v);
+    event = qtest_qmp_eventwait_ref(m->v->qts, "BLOCK_JOB_COMPLETED");
+    g_assert_cmpint(qdict_haskey(qdict_get_qdict(event, "data"), "error"), ==,
+                    fails);
+    qobject_unref(event);
+    write_other(m, "256k");
+    vbc_check_disk(m->v, r->sector, r->len, 1);
+    end_monitors(m);
+    vbc_abandon(m->v);
+}
+
+static void test_mirror_ends(const void *opts)
+{
+    Monitors m;
+    VbcReq r;
+
+    if (!start(&m, opts, MIRROR_DISK)) {
+        return;
+    }
+    mirror_begin(&m);
+    qtest_qmp_assert_success(m.v->qts, "{'execute': 'job-complete',"
+                             " 'arguments': {'id': 'job'}}");
+    hang(&m, &r, true);
+    vbc_watch_begin(m.v);
+    qtest_qmp_assert_success(m.v->qts, "{'execute': 'job-resume',"
+                             " 'arguments': {'id': 'job'}}");
+    mirror_end(&m, &r, false);
+}
+
+static void test_mirror_fails(const void *opts)
+{
+    Monitors m;
+    VbcReq r;
+
+    if (!start(&m, opts, MIRROR_DISK)) {
+        return;
+    }
+    mirror_begin(&m);
+    hang(&m, &r, true);
+    vbc_watch_begin(m.v);
+    write_other(&m, "4k");
+    qtest_qmp_assert_success(m.v->qts, "{'execute': 'job-resume',"
+                             " 'arguments': {'id': 'job'}}");
+    qtest_qmp_eventwait(m.v->qts, "BLOCK_JOB_ERROR");
+    mirror_end(&m, &r, true);
 }
 
 static void add(const char *path, void (*fn)(const void *opts), bool loops)
@@ -638,5 +757,7 @@ int main(int argc, char **argv)
     add("quit/force", test_quit_force, true);
     add("quit/idle", test_quit_idle, false);
     add("job/ends", test_job_ends, false);
+    add("job/mirror-ends", test_mirror_ends, false);
+    add("job/mirror-fails", test_mirror_fails, false);
     return g_test_run();
 }
