@@ -6,13 +6,14 @@
  * After the main loop, when QEMU closes its images, nobody answers any more: so
  * waiting for storage that hangs must be over before.
  *
- * Hooks: runstate.c (the main loop's decisions), qmp-cmds.c ("cont"),
- * hmp-cmds.c ("quit").
+ * Hooks: runstate.c (the main loop's decisions), cpus.c (the VM starts),
+ * qmp-cmds.c ("cont"), hmp-cmds.c ("quit").
  */
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-control.h"
+#include "qapi/qapi-commands-migration.h"
 #include "qapi/qapi-commands-run-state.h"
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"
@@ -22,6 +23,7 @@
 #include "block/block-io.h"
 #include "block/block-global-state.h"
 #include "block/graph-lock.h"
+#include "migration/misc.h"
 #include "system/cpus.h"
 #include "system/cpu-timers.h"
 #include "system/gate-vm.h"
@@ -29,13 +31,13 @@
 
 #define FLUSH_NS    (2 * NANOSECONDS_PER_SECOND)
 
-/* Owned by the main loop */
+/* Owned by the main loop, but for exit_waits: written there, under the BQL */
 static struct {
     bool waits;             /* a stop of the VM, for @state */
     RunState state;
     bool cont;              /* and then it goes on */
 
-    bool exit_waits;
+    bool exit_waits;        /* and from then on */
     bool exits;
     bool halted;            /* vCPUs stopped, and the devices do not know yet */
     bool forced;
@@ -71,9 +73,14 @@ void gate_vm_stop(RunState state)
     }
 }
 
-void gate_vm_cont(void)
+bool gate_vm_cont(Error **errp)
 {
-    vm.cont = vm.waits;
+    if (vm.exit_waits) {
+        error_setg(errp, "QEMU is about to quit");
+        return false;
+    }
+    vm.cont = vm.waits && runstate_is_live(runstate_get());
+    return true;
 }
 
 /*
@@ -114,14 +121,18 @@ bool gate_vm_may_exit(void)
     gate_vm_halt();
     if (!vm.exit_waits) {
         vm.exit_waits = true;
+        if (migration_is_running()) {
+            /* Not to be completed should it be let in first */
+            qmp_migrate_cancel(NULL);
+        }
         blk_gate_call("quit", true, gate_vm_exit_cb, NULL);
     }
     return false;
 }
 
-bool gate_vm_exits(void)
+bool gate_vm_leaves(void)
 {
-    return vm.exits;
+    return vm.exit_waits;
 }
 
 /*

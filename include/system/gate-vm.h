@@ -29,9 +29,12 @@ void gate_vm_stop(RunState state);
  * gate_vm_cont:
  *
  * The user wants the VM to run: when a stop that waits has come about, it goes
- * on at once.  Context: main loop.
+ * on at once.
+ *
+ * Context: main loop.
+ * Returns: false with @errp set if QEMU is about to end.
  */
-void gate_vm_cont(void);
+bool gate_vm_cont(Error **errp);
 
 /*
  * gate_vm_may_exit:
@@ -39,14 +42,21 @@ void gate_vm_cont(void);
  * Whether QEMU may leave its main loop, as it has been asked to.  While storage
  * hangs it may not: a write that is still under way would land after the
  * image's lock is gone, over what the next owner has written.  The vCPUs are
- * stopped at once.
+ * stopped at once, and a migration is cancelled.
  *
  * Context: main loop.
  */
 bool gate_vm_may_exit(void);
 
-/* Whether it was not allowed to when it was asked, and is now. */
-bool gate_vm_exits(void);
+/*
+ * gate_vm_leaves:
+ *
+ * Whether it was not allowed to when it was asked.  From then on the VM does
+ * not run any more, and the main loop does nothing else but wait.
+ *
+ * Context: BQL held.
+ */
+bool gate_vm_leaves(void);
 
 /*
  * gate_vm_hmp_quit:

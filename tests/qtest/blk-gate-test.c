@@ -460,7 +460,16 @@ static void test_stop_inside(const void *opts)
     vbc_abandon(m.v);
 }
 
-/* QEMU ends when the write has landed, and not before */
+/* QEMU ends when the write has landed, and not before; the VM runs no more */
+
+static void check_cont_refused(Monitors *m)
+{
+    QDict *error = qtest_qmp_assert_failure_ref(m->v->qts,
+                                                "{'execute': 'cont'}");
+
+    g_assert_cmpstr(qdict_get_str(error, "desc"), ==, "QEMU is about to quit");
+    qobject_unref(error);
+}
 
 static void leave(const void *opts, bool detached, void (*ask)(Monitors *m))
 {
@@ -478,6 +487,9 @@ static void leave(const void *opts, bool detached, void (*ask)(Monitors *m))
     wait_status(&m, "shutdown");
     qtest_qmp_eventwait(m.v->qts, "BLOCK_GATE_WAIT");
     qtest_qmp_assert_success(m.v->qts, "{'execute': 'query-block'}");
+    qtest_qmp_assert_success(m.v->qts, "{'execute': 'system_reset'}");
+    check_cont_refused(&m);
+    check_status(&m, "shutdown");
     g_assert_cmpint(kill(pid, 0), ==, 0);
     vbc_check_disk(m.v, r.sector, r.len, VBC_OLD);
     vbc_watch_end(m.v);

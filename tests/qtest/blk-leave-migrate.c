@@ -235,6 +235,32 @@ static void test_cancel(const void *base)
     stop(&p);
 }
 
+/*
+ * QEMU is to end while a migration waits: that is cancelled, as ever, and does
+ * not go on when the storage is back
+ */
+static void test_quit(const void *base)
+{
+    VbcReq r[VBC_HANGING];
+    Pair p;
+
+    if (!start(&p, base)) {
+        return;
+    }
+    vbc_hang_some(p.from, r);
+    vbc_watch_begin(p.from);
+    migrate(&p);
+    wait_postponed(p.from->qts);
+    qtest_qmp_assert_success(p.from->qts, "{'execute': 'quit'}");
+    wait_status(p.from->qts, "cancelled");
+    vbc_watch_end(p.from);
+
+    vbc_release(p.from);
+    qtest_wait_qemu(p.from->qts);
+    g_assert_false(is_running(p.to->qts));
+    stop(&p);
+}
+
 /* Nothing hangs, and the machine is stopped */
 static void test_stopped(const void *base)
 {
@@ -372,6 +398,7 @@ void leave_add_migrate_tests(void)
 
     vbc_add_test("leave/migrate", VBC_SETUP_ALL, test_switchover);
     vbc_add_test("leave/migrate-cancelled", loops, test_cancel);
+    vbc_add_test("leave/migrate-quit", loops, test_quit);
     vbc_add_test("leave/migrate-stopped", VBC_SETUP_PLAIN, test_stopped);
     vbc_add_test("leave/migrate-refused", VBC_SETUP_PLAIN, test_refused);
     vbc_add_test("leave/migrate-postcopy", VBC_SETUP_PLAIN, test_postcopy);
