@@ -18,6 +18,7 @@
 #include "qobject/qdict.h"
 #include "qobject/qlist.h"
 #include "qemu/sockets.h"
+#include "blk-gate-test.h"
 #include "gate-patience.h"
 #include "virtio-blk-cancel-lib.h"
 
@@ -540,7 +541,7 @@ static void test_hmp_quit(const void *opts)
 }
 
 /* By force it ends although the storage hangs, also when it waits already */
-static void test_quit_force(const void *opts)
+static void quit_force(const void *opts, void (*ask)(Monitors *m))
 {
     Monitors m;
     VbcReq r;
@@ -553,12 +554,33 @@ static void test_quit_force(const void *opts)
     ask_quit(&m);
     qtest_qmp_eventwait(m.v->qts, "BLOCK_GATE_WAIT");
     qtest_set_expected_status(m.v->qts, EXIT_FAILURE);
-    qtest_qmp_assert_success(m.v->qts, "{'execute': 'x-quit-force'}");
+    ask(&m);
     qtest_wait_qemu(m.v->qts);
     vbc_watch_end(m.v);
     vbc_check_disk(m.v, r.sector, r.len, VBC_OLD);
     end_monitors(&m);
     vbc_abandon(m.v);
+}
+
+static void ask_force(Monitors *m)
+{
+    qtest_qmp_assert_success(m->v->qts, "{'execute': 'x-quit-force'}");
+}
+
+static void ask_hmp_force(Monitors *m)
+{
+    expect_hmp(m, "(qemu) ");
+    tell_hmp(m, "quit -f\n");
+}
+
+static void test_quit_force(const void *opts)
+{
+    quit_force(opts, ask_force);
+}
+
+static void test_hmp_quit_force(const void *opts)
+{
+    quit_force(opts, ask_hmp_force);
 }
 
 /* Without anything that hangs nothing waits */
@@ -741,7 +763,7 @@ static void test_mirror_fails(const void *opts)
     mirror_end(&m, &r, true);
 }
 
-static void add(const char *path, void (*fn)(const void *opts), bool loops)
+void gate_add_test(const char *path, void (*fn)(const void *opts), bool loops)
 {
     static const VbcOptions main_loop, iothread = { .iothreads = 1 };
     g_autofree char *a = g_strdup_printf("/blk-gate/%s/main-loop", path);
@@ -757,19 +779,21 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
 
-    add("commands/hanging", test_commands_hanging, true);
-    add("commands/detached", test_commands_detached, true);
-    add("hmp/hanging", test_hmp_hanging, false);
-    add("hmp/detached", test_hmp_detached, false);
-    add("stop/inside", test_stop_inside, true);
-    add("quit/hanging", test_quit_hanging, true);
-    add("quit/detached", test_quit_detached, true);
-    add("quit/sigterm", test_sigterm, false);
-    add("quit/hmp", test_hmp_quit, false);
-    add("quit/force", test_quit_force, true);
-    add("quit/idle", test_quit_idle, false);
-    add("job/ends", test_job_ends, false);
-    add("job/mirror-ends", test_mirror_ends, false);
-    add("job/mirror-fails", test_mirror_fails, false);
+    gate_add_test("commands/hanging", test_commands_hanging, true);
+    gate_add_test("commands/detached", test_commands_detached, true);
+    gate_add_test("hmp/hanging", test_hmp_hanging, false);
+    gate_add_test("hmp/detached", test_hmp_detached, false);
+    gate_add_test("stop/inside", test_stop_inside, true);
+    gate_add_test("quit/hanging", test_quit_hanging, true);
+    gate_add_test("quit/detached", test_quit_detached, true);
+    gate_add_test("quit/sigterm", test_sigterm, false);
+    gate_add_test("quit/hmp", test_hmp_quit, false);
+    gate_add_test("quit/force", test_quit_force, true);
+    gate_add_test("quit/hmp-force", test_hmp_quit_force, false);
+    gate_add_test("quit/idle", test_quit_idle, false);
+    gate_add_test("job/ends", test_job_ends, false);
+    gate_add_test("job/mirror-ends", test_mirror_ends, false);
+    gate_add_test("job/mirror-fails", test_mirror_fails, false);
+    gate_add_inside_tests();
     return g_test_run();
 }

@@ -7,21 +7,10 @@
 #include "qemu/osdep.h"
 #include "blk-leave-test.h"
 #include "gate-patience.h"
-#include "virtio-blk-race.h"
+#include "hold-fs.h"
 
 /* QEMU's lock on a file: this byte, if it has the permission to write */
 #define LOCK_BYTE_WRITE 101
-
-/* For virtio-blk-race-fuse.c */
-void race_fail(const char *fmt, ...)
-{
-    va_list ap;
-
-    va_start(ap, fmt);
-    g_logv(G_LOG_DOMAIN, G_LOG_LEVEL_ERROR, fmt, ap);
-    va_end(ap);
-    abort();
-}
 
 static bool is_locked(int fd)
 {

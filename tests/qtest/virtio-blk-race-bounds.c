@@ -12,6 +12,7 @@
 #include "qemu/cutils.h"
 #include "qemu/units.h"
 #include "standard-headers/linux/virtio_blk.h"
+#include "hold-fs.h"
 #include "virtio-blk-cancel-lib.h"
 #include "virtio-blk-race.h"
 

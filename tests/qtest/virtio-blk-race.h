@@ -91,23 +91,6 @@ unsigned int store_late_writes(Store *store);
 unsigned int store_answered(Store *store);
 
 /*
- * A file that hangs, see virtio-blk-race-fuse.c
- */
-
-typedef struct HoldFs HoldFs;
-
-/* Returns: NULL if the test was skipped. */
-HoldFs *hold_fs_new(uint64_t size);
-
-/* QEMU has closed the file. */
-void hold_fs_free(HoldFs *fs);
-
-const char *hold_fs_path(HoldFs *fs);
-
-/* Whether reads, writes and flushes hang */
-void hold_fs_hold(HoldFs *fs, bool hold);
-
-/*
  * The model
  *
  * Its user, which is the guest, never has two requests for the same sector
