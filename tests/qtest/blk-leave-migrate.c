@@ -357,6 +357,44 @@ static void test_background(const void *base)
     vbc_abandon(v);
 }
 
+/*
+ * To migrate to another QEMU on this host, whose image is the same file, needs
+ * the VM to stop at once: refused while the storage hangs
+ */
+static void test_cpr(const void *base)
+{
+    VbcReq r[VBC_HANGING];
+    g_autofree char *uri = NULL;
+    Vbc *v = leave_start(base);
+    QDict *info;
+
+    if (!v) {
+        return;
+    }
+    uri = g_strdup_printf("file:%s.cpr", v->image);
+    qtest_qmp_assert_success(v->qts, "{'execute': 'migrate-set-parameters',"
+                             " 'arguments': {'mode': 'cpr-reboot'}}");
+    vbc_hang_some(v, r);
+    vbc_watch_begin(v);
+    qtest_qmp_assert_success(v->qts, "{'execute': 'migrate',"
+                             " 'arguments': {'uri': %s}}", uri);
+    wait_status(v->qts, "failed");
+    info = query_migrate(v->qts);
+    g_assert_nonnull(strstr(qdict_get_str(info, "error-desc"), "'vblk'"));
+    qobject_unref(info);
+    g_assert_true(is_running(v->qts));
+    vbc_watch_end(v);
+
+    vbc_release(v);
+    leave_check_all(v, r);
+    vbc_settle(v);
+    qtest_qmp_assert_success(v->qts, "{'execute': 'migrate',"
+                             " 'arguments': {'uri': %s}}", uri);
+    wait_status(v->qts, "completed");
+    unlink(strchr(uri, ':') + 1);
+    vbc_abandon(v);
+}
+
 static void test_postcopy(const void *base)
 {
     VbcReq r[VBC_HANGING];
@@ -402,5 +440,6 @@ void leave_add_migrate_tests(void)
     vbc_add_test("leave/migrate-stopped", VBC_SETUP_PLAIN, test_stopped);
     vbc_add_test("leave/migrate-refused", VBC_SETUP_PLAIN, test_refused);
     vbc_add_test("leave/migrate-postcopy", VBC_SETUP_PLAIN, test_postcopy);
+    vbc_add_test("leave/migrate-cpr", VBC_SETUP_PLAIN, test_cpr);
     vbc_add_test("leave/migrate-background", VBC_SETUP_PLAIN, test_background);
 }

@@ -119,6 +119,36 @@ static void test_unplug(const void *base)
     vbc_abandon(v);
 }
 
+/* QEMU does not end before what an unplugged disk has under way has landed */
+static void test_unplug_quit(const void *base)
+{
+    Vbc *v = leave_start(base);
+    VbcReq r = { .type = VIRTIO_BLK_T_OUT, .tag = 1, .sector = 8, .len = 4096,
+                 .fill = 1 };
+    pid_t pid;
+
+    if (!v) {
+        return;
+    }
+    vbc_hold(v);
+    vbc_send_all(v, &r, 1);
+    vbc_watch_begin(v);
+    leave_unplug(v, "vblk", VBC_SLOT);
+    g_assert_true(gate_has_orphan(v->qts));
+    pid = qtest_pid(v->qts);
+    qtest_qmp_assert_success(v->qts, "{'execute': 'quit'}");
+    qtest_qmp_eventwait(v->qts, "SHUTDOWN");
+    qtest_qmp_assert_success(v->qts, "{'execute': 'query-block'}");
+    g_assert_cmpint(kill(pid, 0), ==, 0);
+    vbc_check_disk(v, r.sector, r.len, VBC_OLD);
+    vbc_watch_end(v);
+
+    vbc_release(v);
+    qtest_wait_qemu(v->qts);
+    vbc_check_disk(v, r.sector, r.len, 1);
+    vbc_abandon(v);
+}
+
 /* -drive, whose BlockBackend is the monitor's, goes with the device */
 static void test_unplug_drive(const void *base)
 {
@@ -161,13 +191,13 @@ static void test_unplug_idle(const void *base)
 }
 
 /* The disk that goes is idle, but another one hangs */
-static void unplug_other(const void *base, const char *options)
+static void unplug_other(const void *base, const char *device,
+                         const char *more)
 {
     VbcOptions opts = *(const VbcOptions *)base;
     g_autofree char *args = g_strdup_printf(
-        "-blockdev null-co,node-name=null "
-        "-device virtio-blk-pci,id=other,drive=null,addr=%x.0%s",
-        OTHER_SLOT, options);
+        "-blockdev null-co,node-name=null -device %s,id=other,addr=%x.0%s",
+        device, OTHER_SLOT, more);
     VbcReq r[VBC_HANGING];
     Vbc *v;
 
@@ -191,12 +221,28 @@ static void unplug_other(const void *base, const char *options)
 
 static void test_unplug_other(const void *base)
 {
-    unplug_other(base, ",detach=on");
+    unplug_other(base, "virtio-blk-pci", ",drive=null,detach=on");
 }
 
 static void test_unplug_stock(const void *base)
 {
-    unplug_other(base, "");
+    unplug_other(base, "virtio-blk-pci", ",drive=null");
+}
+
+/* Whatever the HBA, it need not know of detaching */
+static void test_unplug_hba(const void *base)
+{
+    static const char *const hbas[] = {
+        "am53c974", "lsi53c895a", "megasas", "mptsas1068", "pvscsi",
+    };
+
+    for (unsigned int i = 0; i < ARRAY_SIZE(hbas); i++) {
+        if (qtest_has_device(hbas[i])) {
+            g_test_message("%s", hbas[i]);
+            unplug_other(base, hbas[i],
+                         " -device scsi-hd,drive=null,bus=other.0,detach=on");
+        }
+    }
 }
 
 /* Plugged in again, and unplugged, as long as there is something to wait for */
@@ -264,6 +310,19 @@ static char *snapshot(Vbc *v, const char *command, const char *id)
     return error;
 }
 
+/* Returns: whether the human monitor's command was refused, else it worked */
+static bool hmp_refused(Vbc *v, const char *command)
+{
+    QDict *rsp = qtest_qmp(v->qts, "{'execute': 'human-monitor-command',"
+                           " 'arguments': {'command-line': %s}}", command);
+    bool refused = gate_says(rsp);
+
+    g_assert_cmpstr(qdict_get_try_str(rsp, "return"), ==,
+                    refused ? NULL : "");
+    qobject_unref(rsp);
+    return refused;
+}
+
 static void test_snapshot(const void *base)
 {
     VbcOptions opts = *(const VbcOptions *)base;
@@ -271,6 +330,9 @@ static void test_snapshot(const void *base)
     g_autofree char *image = g_strdup_printf("%s/disk", dir);
     static const char *const commands[] = {
         "snapshot-save", "snapshot-load", "snapshot-delete",
+    };
+    static const char *const hmp[] = {
+        "savevm two", "loadvm two", "delvm two",
     };
     VbcReq r[VBC_HANGING];
     Vbc *v;
@@ -297,6 +359,7 @@ static void test_snapshot(const void *base)
 
         g_assert_nonnull(error);
         g_assert_nonnull(strstr(error, "vblk"));
+        g_assert_true(hmp_refused(v, hmp[i]));
     }
     vbc_watch_end(v);
     vbc_release(v);
@@ -304,6 +367,7 @@ static void test_snapshot(const void *base)
     vbc_settle(v);
     for (unsigned int i = 0; i < ARRAY_SIZE(commands); i++) {
         g_assert_cmpstr(snapshot(v, commands[i], commands[i]), ==, NULL);
+        g_assert_false(hmp_refused(v, hmp[i]));
     }
     vbc_check_read(v, 64, 4096, 1);
     vbc_write(v, 64, 4096, 3);
@@ -319,10 +383,12 @@ int main(int argc, char **argv)
 
     g_test_init(&argc, &argv, NULL);
     vbc_add_test("leave/unplug", VBC_SETUP_ALL, test_unplug);
+    vbc_add_test("leave/unplug-quit", loops, test_unplug_quit);
     vbc_add_test("leave/unplug-drive", loops, test_unplug_drive);
     vbc_add_test("leave/unplug-idle", loops, test_unplug_idle);
     vbc_add_test("leave/unplug-other", VBC_SETUP_PLAIN, test_unplug_other);
     vbc_add_test("leave/unplug-stock", VBC_SETUP_PLAIN, test_unplug_stock);
+    vbc_add_test("leave/unplug-hba", VBC_SETUP_PLAIN, test_unplug_hba);
     vbc_add_test("leave/replug", loops, test_replug);
     vbc_add_test("leave/snapshot", loops, test_snapshot);
     leave_add_lock_tests();

@@ -633,6 +633,38 @@ static void test_race(const void *base)
     }
 }
 
+/*
+ * Of each disk the first event is sent at once, however many there are: under
+ * qtest the clock of the rate limit stands still
+ */
+static void test_events(const void *base)
+{
+    Vsd *s = vsd_start(&(VsdOptions) { .base = base });
+    VsdCmd c[VSD_HANGING];
+    bool seen[VSD_LUNS] = {};
+
+    if (!s) {
+        return;
+    }
+    vsd_hang(s, c);
+    for (unsigned int i = 0; i < VSD_HANGING; i++) {
+        vsd_abort(s, &c[i]);
+    }
+    for (unsigned int i = 0; i < VSD_LUNS; i++) {
+        QDict *event = qtest_qmp_eventwait_ref(s->v->qts,
+                                               "BLOCK_DETACH_CHANGE");
+        QDict *data = qdict_get_qdict(event, "data");
+        unsigned int lun = g_str_equal(qdict_get_str(data, "qdev-id"), "lun1");
+
+        g_assert_true(qdict_get_bool(data, "hung"));
+        g_assert_false(seen[lun]);
+        seen[lun] = true;
+        qobject_unref(event);
+    }
+    vbc_release(s->v);
+    vsd_stop(s);
+}
+
 int main(int argc, char **argv)
 {
     static const VbcOptions main_loop, iothread = { .iothreads = 1 };
@@ -655,6 +687,7 @@ int main(int argc, char **argv)
     vsd_add_test("off", test_off);
     vsd_add_test("hostile", test_hostile);
     vsd_add_test("race", test_race);
+    vsd_add_test("events", test_events);
     qtest_add_data_func("/virtio-scsi-detach/lun-reset/iothread", &iothread,
                         test_lun_reset);
     qtest_add_data_func("/virtio-scsi-detach/second/main-loop", &main_loop,
