@@ -5,6 +5,7 @@
  *
  * blk-detach.c has the two halves of a request, and cancels it; in
  * blk-detach-wait.c are the places where a request waits before it is issued;
+ * blk-detach-zoned.c has the operations that only zoned storage has;
  * blk-detach-quiesce.c sees to all BlockBackends at once; blk-detach-stats.c
  * counts what happened.
  */
@@ -147,6 +148,14 @@ struct BlkDetachReq {
     bool probe;                 /* passes the gate, which it is a part of */
     int64_t start_ns;
 
+    /* The same, of zone operations; the caller's, not used after a cancel */
+    struct {
+        BlockZoneOp op;
+        unsigned int *nr_zones;
+        BlockZoneDescriptor *zones;
+        int64_t *append_offset;
+    } zone;
+
     /* Owned by the thread of @dctx->ctx */
     BlkDetachAIOCB *front;      /* NULL once cancelled */
     BlkDetachState state;
@@ -171,6 +180,24 @@ struct BlkDetachReq {
     uint64_t seq;
     QTAILQ_ENTRY(BlkDetachReq) next;
 };
+
+/*
+ * The two halves of blk_detach_aio(): what is between them may change what the
+ * first has set.
+ */
+BlkDetachReq *blk_detach_new_req(BlkDetach *d, BlkDetachOp op, int64_t offset,
+                                 int64_t bytes, QEMUIOVector *qiov,
+                                 BdrvRequestFlags flags);
+BlockAIOCB *blk_detach_submit(BlkDetachReq *r, BlockCompletionFunc *cb,
+                              void *opaque);
+
+/* Whether the operation is one of blk-detach-zoned.c. */
+static inline bool blk_detach_is_zone_op(const BlkDetachReq *r)
+{
+    return r->op >= BLK_DETACH_ZONE_REPORT;
+}
+
+int coroutine_fn blk_detach_co_issue_zone_op(BlkDetachReq *r);
 
 static inline bool blk_detach_changes_disk(const BlkDetachReq *r)
 {

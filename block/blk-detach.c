@@ -84,7 +84,7 @@ static int coroutine_fn blk_detach_co_issue(BlkDetachReq *r)
     case BLK_DETACH_FLUSH:
         return blk_detach_co_flush(blk);
     default:
-        g_assert_not_reached();
+        return blk_detach_co_issue_zone_op(r);
     }
 }
 
@@ -228,10 +228,9 @@ static bool blk_detach_is_zoned(BlockBackend *blk)
     return bs && bs->bl.zoned != BLK_Z_NONE;
 }
 
-static BlkDetachReq *blk_detach_new_req(BlkDetach *d, BlkDetachOp op,
-                                        int64_t offset, int64_t bytes,
-                                        QEMUIOVector *qiov,
-                                        BdrvRequestFlags flags)
+BlkDetachReq *blk_detach_new_req(BlkDetach *d, BlkDetachOp op, int64_t offset,
+                                 int64_t bytes, QEMUIOVector *qiov,
+                                 BdrvRequestFlags flags)
 {
     BlkDetachReq *r = g_new0(BlkDetachReq, 1);
 
@@ -243,10 +242,11 @@ static BlkDetachReq *blk_detach_new_req(BlkDetach *d, BlkDetachOp op,
     r->bytes = bytes;
     r->qiov = qiov;
     r->start_ns = get_clock();
-    r->bounced = qiov && bytes &&
+    r->bounced = qiov && bytes && !blk_detach_is_zone_op(r) &&
                  blk_detach_pool_size(bytes) <= d->opts.budget;
     r->detachable = r->bounced || !qiov || !bytes;
-    if (blk_detach_changes_disk(r) && blk_detach_is_zoned(d->blk)) {
+    if (blk_detach_is_zone_op(r) ||
+        (blk_detach_changes_disk(r) && blk_detach_is_zoned(d->blk))) {
         r->detachable = false;
     }
     if (r->bounced) {
@@ -256,8 +256,8 @@ static BlkDetachReq *blk_detach_new_req(BlkDetach *d, BlkDetachOp op,
     return r;
 }
 
-static BlockAIOCB *blk_detach_submit(BlkDetachReq *r, BlockCompletionFunc *cb,
-                                     void *opaque)
+BlockAIOCB *blk_detach_submit(BlkDetachReq *r, BlockCompletionFunc *cb,
+                              void *opaque)
 {
     BlkDetach *d = r->d;
     BlkDetachAIOCB *front;

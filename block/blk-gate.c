@@ -70,14 +70,16 @@ static bool gate_look(GateView *v, int64_t since)
             v->worst = load;
         }
     }
-    if (v->worst.in_flight) {
+    if (v->worst.issued) {
         return true;
     }
 
-    v->bs = blk_detach_node_started_before(since, &oldest);
+    /* Somebody else's, or what has not come through blk_aio_*() */
+    v->bs = blk_detach_node_started_before(v->worst.in_flight ? INT64_MAX
+                                                              : since, &oldest);
     v->bs_ns = get_clock() - oldest;
-    v->hangs = v->bs && v->bs_ns >= BLK_DETACH_OVERDUE_NS;
-    return v->bs;
+    v->hangs |= v->bs && v->bs_ns >= BLK_DETACH_OVERDUE_NS;
+    return v->bs || v->worst.in_flight;
 }
 
 /* The name that the user has given the disk, or one to find it by */

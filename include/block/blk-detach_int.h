@@ -15,12 +15,17 @@
 /* One BlockBackend's engine; NULL in BlockBackend while detaching is off. */
 typedef struct BlkDetach BlkDetach;
 
-/* The operations that can be detached. */
+/* The operations; scripts/blk-detach-timeline has their numbers. */
 typedef enum BlkDetachOp {
     BLK_DETACH_READ,
     BLK_DETACH_WRITE,           /* write zeroes too: BDRV_REQ_ZERO_WRITE */
     BLK_DETACH_DISCARD,
     BLK_DETACH_FLUSH,
+
+    /* Can be cancelled before they are issued, and are not detached */
+    BLK_DETACH_ZONE_REPORT,
+    BLK_DETACH_ZONE_MGMT,
+    BLK_DETACH_ZONE_APPEND,
 } BlkDetachOp;
 
 /*
@@ -45,6 +50,19 @@ BlockAIOCB *blk_detach_aio(BlkDetach *d, BlkDetachOp op, int64_t offset,
                            int64_t bytes, QEMUIOVector *qiov,
                            BdrvRequestFlags flags, BlockCompletionFunc *cb,
                            void *opaque);
+
+/* The same for zone operations. */
+BlockAIOCB *blk_detach_aio_zone_report(BlkDetach *d, int64_t offset,
+                                       unsigned int *nr_zones,
+                                       BlockZoneDescriptor *zones,
+                                       BlockCompletionFunc *cb, void *opaque);
+BlockAIOCB *blk_detach_aio_zone_mgmt(BlkDetach *d, BlockZoneOp op,
+                                     int64_t offset, int64_t len,
+                                     BlockCompletionFunc *cb, void *opaque);
+BlockAIOCB *blk_detach_aio_zone_append(BlkDetach *d, int64_t *offset,
+                                       QEMUIOVector *qiov,
+                                       BdrvRequestFlags flags,
+                                       BlockCompletionFunc *cb, void *opaque);
 
 void coroutine_fn blk_detach_co_wait_fence(BlkDetach *d, int64_t offset,
                                            int64_t bytes);

@@ -10,6 +10,9 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "block/blk-detach_int.h"
+#include "block/blk-detach-quiesce.h"
+#include "block/blk-gate.h"
 #include "blk-detach-rig.h"
 
 static const RigOp zone_ops[] = {
@@ -68,24 +71,48 @@ static void test_parked(const RigVariant *v)
     rig_end(rig);
 }
 
-/* The zone operations do not come to us: they go on after the section */
-static void test_parked_zone_op(const RigVariant *v)
+/* The gate keeps it away, knows of it, and says so when it hangs */
+static void test_gate(const RigVariant *v)
 {
     Rig *rig = rig_new_zoned(v->mode);
-    g_autoptr(RigReq) req = rig_prepare(rig, 0, v->op, 0, RIG_BLOCK, 0xaa);
+    g_autoptr(RigReq) req = NULL;
+    g_autofree char *why = NULL;
 
-    bdrv_drained_begin(rig->bs);
-    rig_submit_prepared(req);
-    rig_cancel(req);
+    blk_detach_close_gate();
+    req = rig_submit(rig, 0, v->op, 0, RIG_BLOCK, 0xaa);
+    rig_wait(rig_info(rig).waiting_drained == 1);
     rig_settle(rig);
-    rig_check_pending(req);
     g_assert_cmpuint(rig_arrived(rig), ==, 0);
-    bdrv_drained_end(rig->bs);
+    g_assert_cmpuint(blk_detach_in_flight(rig->blk), ==, 0);
+    blk_detach_open_gate();
 
     rig_wait(rig_nr_held(rig) == 1);
-    rig_cancel(req);
+    rig_wait((why = blk_gate_describe()));
+    g_assert_nonnull(strstr(why, "has 1 request with the storage, 0 of them"));
     rig_release_all(rig);
     rig_check_result(req, 0);
+    rig_end(rig);
+}
+
+/* What lies beyond the disk does not reach the storage */
+static void test_range(const RigVariant *v)
+{
+    static const int64_t ranges[][2] = {
+        { RIG_DISK_SIZE, RIG_BLOCK }, { 0, RIG_DISK_SIZE + RIG_BLOCK },
+        { -RIG_BLOCK, RIG_BLOCK }, { RIG_BLOCK, INT64_MAX },
+        { INT64_MAX, RIG_BLOCK },
+    };
+    Rig *rig = rig_new_zoned(v->mode);
+
+    for (int i = 0; i < ARRAY_SIZE(ranges); i++) {
+        g_autoptr(RigReq) req = rig_prepare(rig, 0, RIG_ZONE_MGMT, 0, 0, 0);
+
+        req->offset = ranges[i][0];
+        req->bytes = ranges[i][1];
+        rig_submit_prepared(req);
+        rig_check_result(req, -EIO);
+    }
+    g_assert_cmpuint(rig_arrived(rig), ==, 0);
     rig_end(rig);
 }
 
@@ -152,8 +179,10 @@ void add_zoned_tests(void)
     }
     for (int i = 0; i < ARRAY_SIZE(zone_ops); i++) {
         rig_add_op("zoned/issued", zone_ops[i], test_issued);
-        rig_add_op("zoned/parked", zone_ops[i], test_parked_zone_op);
+        rig_add_op("zoned/parked", zone_ops[i], test_parked);
+        rig_add_op("zoned/gate", zone_ops[i], test_gate);
     }
+    rig_add("zoned/range", test_range);
     rig_add("zoned/budget", test_budget);
     rig_add_op("zoned/detached", RIG_READ, test_detached);
     rig_add_op("zoned/detached", RIG_FLUSH, test_detached);

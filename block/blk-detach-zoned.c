@@ -1,0 +1,96 @@
+/*
+ * Detachable requests: the operations of zoned storage
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * They are not detached: they write to their caller's memory, or may leave a
+ * write pointer where nobody knows.  But while they wait - for the end of a
+ * drained section, at the gate, at the fence - they are taken back like all
+ * others; and once they are issued it is known for how long they have been.
+ */
+
+#include "qemu/osdep.h"
+#include "block/block_int.h"
+#include "system/block-backend.h"
+#include "blk-detach-core.h"
+
+/* Detached writes may move any write pointer that these read or move. */
+static void zone_wait_for_all(BlkDetachReq *r)
+{
+    blk_detach_init_waiter(&r->waiter, r, 0, INT64_MAX);
+}
+
+BlockAIOCB *blk_detach_aio_zone_report(BlkDetach *d, int64_t offset,
+                                       unsigned int *nr_zones,
+                                       BlockZoneDescriptor *zones,
+                                       BlockCompletionFunc *cb, void *opaque)
+{
+    BlkDetachReq *r = blk_detach_new_req(d, BLK_DETACH_ZONE_REPORT, offset, 0,
+                                         NULL, 0);
+
+    r->zone.nr_zones = nr_zones;
+    r->zone.zones = zones;
+    zone_wait_for_all(r);
+    return blk_detach_submit(r, cb, opaque);
+}
+
+BlockAIOCB *blk_detach_aio_zone_mgmt(BlkDetach *d, BlockZoneOp op,
+                                     int64_t offset, int64_t len,
+                                     BlockCompletionFunc *cb, void *opaque)
+{
+    BlkDetachReq *r = blk_detach_new_req(d, BLK_DETACH_ZONE_MGMT, offset, len,
+                                         NULL, 0);
+
+    r->zone.op = op;
+    return blk_detach_submit(r, cb, opaque);
+}
+
+BlockAIOCB *blk_detach_aio_zone_append(BlkDetach *d, int64_t *offset,
+                                       QEMUIOVector *qiov,
+                                       BdrvRequestFlags flags,
+                                       BlockCompletionFunc *cb, void *opaque)
+{
+    BlkDetachReq *r = blk_detach_new_req(d, BLK_DETACH_ZONE_APPEND, *offset,
+                                         qiov->size, qiov, flags);
+
+    r->zone.append_offset = offset;
+    zone_wait_for_all(r);
+    return blk_detach_submit(r, cb, opaque);
+}
+
+/* As blk_check_byte_request() */
+static int coroutine_fn GRAPH_RDLOCK zone_co_check_range(BlkDetachReq *r)
+{
+    int64_t len = bdrv_co_getlength(blk_bs(r->d->blk));
+
+    if (len < 0) {
+        return len;
+    }
+    return r->offset < 0 || r->bytes < 0 || r->offset > len ||
+           r->bytes > len - r->offset ? -EIO : 0;
+}
+
+int coroutine_fn blk_detach_co_issue_zone_op(BlkDetachReq *r)
+{
+    BlockBackend *blk = r->d->blk;
+    int ret;
+
+    GRAPH_RDLOCK_GUARD();
+    if (!blk_co_is_available(blk)) {
+        return -ENOMEDIUM;
+    }
+    switch (r->op) {
+    case BLK_DETACH_ZONE_REPORT:
+        return bdrv_co_zone_report(blk_bs(blk), r->offset, r->zone.nr_zones,
+                                   r->zone.zones);
+    case BLK_DETACH_ZONE_MGMT:
+        ret = zone_co_check_range(r);
+        return ret < 0 ? ret : bdrv_co_zone_mgmt(blk_bs(blk), r->zone.op,
+                                                 r->offset, r->bytes);
+    case BLK_DETACH_ZONE_APPEND:
+        return bdrv_co_zone_append(blk_bs(blk), r->zone.append_offset, r->qiov,
+                                   r->flags);
+    default:
+        g_assert_not_reached();
+    }
+}
