@@ -608,6 +608,17 @@ static bool job_is_there(Monitors *m)
     return there;
 }
 
+/* @disk is of a node src, the source of a job; another disk is the one held */
+static bool start_with_source(Monitors *m, const void *opts, const char *disk)
+{
+    bool threads = ((const VbcOptions *)opts)->iothreads;
+    g_autofree char *args = g_strdup_printf(
+        "%s -device virtio-blk-pci,id=other,addr=1e,drive=src%s", disk,
+        threads ? ",iothread=io0" : "");
+
+    return start(m, opts, args);
+}
+
 static char *job_status(Monitors *m)
 {
     QDict *ret = qtest_qmp(m->v->qts, "{'execute': 'query-jobs'}");
@@ -642,11 +653,10 @@ static void test_job_ends(const void *opts)
     VbcReq r;
 
     /* Data, unlike zeroes, is copied at the speed given */
-    if (!start(&m, opts,
-               " -blockdev driver=null-co,node-name=dst,size=67108864"
-               " -blockdev driver=null-co,node-name=src,size=67108864"
-               ",read-zeroes=off"
-               " -device virtio-blk-pci,id=other,addr=1e,drive=src")) {
+    if (!start_with_source(&m, opts,
+                           " -blockdev null-co,node-name=dst,size=67108864"
+                           " -blockdev null-co,node-name=src,size=67108864"
+                           ",read-zeroes=off")) {
         return;
     }
     qtest_qmp_assert_success(m.v->qts, "{'execute': 'blockdev-backup',"
@@ -680,8 +690,7 @@ static void test_job_ends(const void *opts)
     " -blockdev driver=null-co,node-name=src,size=1048576,read-zeroes=on"   \
     " -blockdev driver=null-co,node-name=null,size=1048576,read-zeroes=on"  \
     " -blockdev driver=blkdebug,node-name=dst,image=null"                   \
-    ",inject-error.0.event=none,inject-error.0.sector=8"                    \
-    " -device virtio-blk-pci,id=other,addr=1e,drive=src"
+    ",inject-error.0.event=none,inject-error.0.sector=8"
 
 /* What qemu-io has to say goes to QEMU's standard output, errors come here */
 static void write_other(Monitors *m, const char *where)
@@ -732,7 +741,7 @@ static void test_mirror_ends(const void *opts)
     Monitors m;
     VbcReq r;
 
-    if (!start(&m, opts, MIRROR_DISK)) {
+    if (!start_with_source(&m, opts, MIRROR_DISK)) {
         return;
     }
     mirror_begin(&m);
@@ -750,7 +759,7 @@ static void test_mirror_fails(const void *opts)
     Monitors m;
     VbcReq r;
 
-    if (!start(&m, opts, MIRROR_DISK)) {
+    if (!start_with_source(&m, opts, MIRROR_DISK)) {
         return;
     }
     mirror_begin(&m);
@@ -791,9 +800,9 @@ int main(int argc, char **argv)
     gate_add_test("quit/force", test_quit_force, true);
     gate_add_test("quit/hmp-force", test_hmp_quit_force, false);
     gate_add_test("quit/idle", test_quit_idle, false);
-    gate_add_test("job/ends", test_job_ends, false);
-    gate_add_test("job/mirror-ends", test_mirror_ends, false);
-    gate_add_test("job/mirror-fails", test_mirror_fails, false);
+    gate_add_test("job/ends", test_job_ends, true);
+    gate_add_test("job/mirror-ends", test_mirror_ends, true);
+    gate_add_test("job/mirror-fails", test_mirror_fails, true);
     gate_add_inside_tests();
     return g_test_run();
 }
