@@ -250,18 +250,24 @@ static void check_status(Monitors *m, const char *want)
     g_assert_cmpstr(status, ==, want);
 }
 
-static void wait_status(Monitors *m, const char *want)
+/* Until @ask, whose answer is to be freed, says @want */
+static void wait_for(Monitors *m, char *(*ask)(Monitors *m), const char *want)
 {
     gint64 end = g_get_monotonic_time() + VBC_PATIENCE_US;
 
     for (;;) {
-        g_autofree char *status = query_status(m);
+        g_autofree char *answer = ask(m);
 
-        if (!strcmp(status, want)) {
+        if (!g_strcmp0(answer, want)) {
             return;
         }
         g_assert_cmpint(g_get_monotonic_time(), <, end);
     }
+}
+
+static void wait_status(Monitors *m, const char *want)
+{
+    wait_for(m, query_status, want);
 }
 
 static void check_row(Monitors *m, const Row *row, Expect expect)
@@ -599,13 +605,26 @@ static void test_quit_idle(const void *opts)
     vbc_abandon(m.v);
 }
 
-static bool job_is_there(Monitors *m)
+/* Returns: of the one job, to be freed; or NULL if there is none */
+static char *job_status(Monitors *m)
 {
     QDict *ret = qtest_qmp(m->v->qts, "{'execute': 'query-jobs'}");
-    bool there = !qlist_empty(qdict_get_qlist(ret, "return"));
+    QList *jobs = qdict_get_qlist(ret, "return");
+    char *status = NULL;
 
+    if (!qlist_empty(jobs)) {
+        status = g_strdup(qdict_get_str(qobject_to(QDict, qlist_peek(jobs)),
+                                        "status"));
+    }
     qobject_unref(ret);
-    return there;
+    return status;
+}
+
+static bool job_is_there(Monitors *m)
+{
+    g_autofree char *status = job_status(m);
+
+    return status;
 }
 
 /* @disk is of a node src, the source of a job; another disk is the one held */
@@ -617,30 +636,6 @@ static bool start_with_source(Monitors *m, const void *opts, const char *disk)
         threads ? ",iothread=io0" : "");
 
     return start(m, opts, args);
-}
-
-static char *job_status(Monitors *m)
-{
-    QDict *ret = qtest_qmp(m->v->qts, "{'execute': 'query-jobs'}");
-    QDict *job = qobject_to(QDict, qlist_peek(qdict_get_qlist(ret, "return")));
-    char *status = g_strdup(qdict_get_str(job, "status"));
-
-    qobject_unref(ret);
-    return status;
-}
-
-static void wait_job(Monitors *m, const char *want)
-{
-    gint64 end = g_get_monotonic_time() + VBC_PATIENCE_US;
-
-    for (;;) {
-        g_autofree char *status = job_status(m);
-
-        if (!strcmp(status, want)) {
-            return;
-        }
-        g_assert_cmpint(g_get_monotonic_time(), <, end);
-    }
 }
 
 /*
@@ -710,7 +705,7 @@ static void mirror_begin(Monitors *m)
     qtest_qmp_eventwait(m->v->qts, "BLOCK_JOB_READY");
     qtest_qmp_assert_success(m->v->qts, "{'execute': 'job-pause',"
                              " 'arguments': {'id': 'job'}}");
-    wait_job(m, "standby");
+    wait_for(m, job_status, "standby");
 }
 
 static void mirror_end(Monitors *m, VbcReq *r, bool fails)

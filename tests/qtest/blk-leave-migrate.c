@@ -156,6 +156,19 @@ static void publish_cancels(Vbc *v, VbcReq *cancel, unsigned int num)
     }
 }
 
+/* Requests @r hang, and a migration waits for them; it is watched */
+static bool start_waiting(Pair *p, const void *base, VbcReq *r)
+{
+    if (!start(p, base)) {
+        return false;
+    }
+    vbc_hang_some(p->from, r);
+    vbc_watch_begin(p->from);
+    migrate(p);
+    wait_postponed(p->from->qts);
+    return true;
+}
+
 /*
  * Requests hang and are detached, and more are cancelled, while the migration
  * waits; it completes by itself.
@@ -165,13 +178,9 @@ static void test_switchover(const void *base)
     VbcReq r[VBC_HANGING], cancel[4];
     Pair p;
 
-    if (!start(&p, base)) {
+    if (!start_waiting(&p, base, r)) {
         return;
     }
-    vbc_hang_some(p.from, r);
-    vbc_watch_begin(p.from);
-    migrate(&p);
-    wait_postponed(p.from->qts);
     g_assert_true(is_running(p.from->qts));
     vbc_cancel_req(p.from, &r[0]);
     vbc_reuse(p.from, &r[0]);
@@ -216,13 +225,9 @@ static void test_cancel(const void *base)
     VbcReq r[VBC_HANGING];
     Pair p;
 
-    if (!start(&p, base)) {
+    if (!start_waiting(&p, base, r)) {
         return;
     }
-    vbc_hang_some(p.from, r);
-    vbc_watch_begin(p.from);
-    migrate(&p);
-    wait_postponed(p.from->qts);
     qtest_qmp_assert_success(p.from->qts, "{'execute': 'migrate_cancel'}");
     wait_status(p.from->qts, "cancelled");
     g_assert_true(is_running(p.from->qts));
@@ -244,13 +249,9 @@ static void test_quit(const void *base)
     VbcReq r[VBC_HANGING];
     Pair p;
 
-    if (!start(&p, base)) {
+    if (!start_waiting(&p, base, r)) {
         return;
     }
-    vbc_hang_some(p.from, r);
-    vbc_watch_begin(p.from);
-    migrate(&p);
-    wait_postponed(p.from->qts);
     qtest_qmp_assert_success(p.from->qts, "{'execute': 'quit'}");
     wait_status(p.from->qts, "cancelled");
     vbc_watch_end(p.from);

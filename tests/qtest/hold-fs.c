@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#include "hang-watch.h"
 #include "hold-fs.h"
 #include "libqtest.h"
 
@@ -19,13 +20,7 @@ struct HoldFs {
     char *path;                 /* of the file */
     int control;
     pid_t pid;
-
-    /* hold_fs_stop() */
-    GThread *watch;
-    GMutex lock;
-    GCond over;
-    bool stopped;               /* protected by @lock */
-    bool waited;                /* protected by @lock */
+    HangWatch *watch;           /* hold_fs_stop() */
 };
 
 /* The program, or NULL after the test was skipped */
@@ -102,7 +97,7 @@ HoldFs *hold_fs_new(uint64_t size)
         return NULL;
     }
     fs = g_new0(HoldFs, 1);
-    fs->dir = g_dir_make_tmp("qtest-race.XXXXXX", NULL);
+    fs->dir = g_dir_make_tmp("qtest-hold-fs.XXXXXX", NULL);
     g_assert_nonnull(fs->dir);
     backing = make_backing(fs, size);
     mount = g_strdup_printf("%s/mnt", fs->dir);
@@ -151,20 +146,11 @@ void hold_fs_hold(HoldFs *fs, bool hold)
     tell(fs, hold ? "hold\n" : "release\n");
 }
 
-static void *watcher(void *opaque)
+static void let_go(void *opaque)
 {
     HoldFs *fs = opaque;
-    gint64 end = g_get_monotonic_time() + PATIENCE_US;
 
-    g_mutex_lock(&fs->lock);
-    while (fs->stopped && !fs->waited) {
-        if (!g_cond_wait_until(&fs->over, &fs->lock, end)) {
-            fs->waited = true;
-            kill(fs->pid, SIGCONT);
-        }
-    }
-    g_mutex_unlock(&fs->lock);
-    return NULL;
+    kill(fs->pid, SIGCONT);
 }
 
 void hold_fs_stop(HoldFs *fs)
@@ -174,18 +160,11 @@ void hold_fs_stop(HoldFs *fs)
     g_assert_cmpint(kill(fs->pid, SIGSTOP), ==, 0);
     g_assert_cmpint(waitpid(fs->pid, &status, WUNTRACED), ==, fs->pid);
     g_assert_true(WIFSTOPPED(status));
-    fs->stopped = true;
-    fs->waited = false;
-    fs->watch = g_thread_new("watch", watcher, fs);
+    fs->watch = hang_watch_begin(PATIENCE_US, let_go, fs);
 }
 
 void hold_fs_cont(HoldFs *fs)
 {
-    g_mutex_lock(&fs->lock);
-    fs->stopped = false;
-    g_cond_signal(&fs->over);
-    g_mutex_unlock(&fs->lock);
-    g_thread_join(g_steal_pointer(&fs->watch));
-    kill(fs->pid, SIGCONT);
-    g_assert_false(fs->waited);
+    hang_watch_end(g_steal_pointer(&fs->watch));
+    let_go(fs);
 }

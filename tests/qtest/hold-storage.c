@@ -144,34 +144,17 @@ GThread *hold_storage_release_soon(HoldStorage *s)
     return g_thread_new("releaser", releaser, s);
 }
 
-static void *watcher(void *opaque)
+static void watch_let_go(void *opaque)
 {
-    HoldStorage *s = opaque;
-    gint64 end = g_get_monotonic_time() + HOLD_STORAGE_PATIENCE_US;
-
-    g_mutex_lock(&s->lock);
-    while (s->watching && !s->waited) {
-        if (!g_cond_wait_until(&s->over, &s->lock, end)) {
-            s->waited = true;
-            hold_storage_release(s);
-        }
-    }
-    g_mutex_unlock(&s->lock);
-    return NULL;
+    hold_storage_release(opaque);
 }
 
 void hold_storage_watch_begin(HoldStorage *s)
 {
-    s->watching = true;
-    s->watch = g_thread_new("watch", watcher, s);
+    s->watch = hang_watch_begin(HOLD_STORAGE_PATIENCE_US, watch_let_go, s);
 }
 
 void hold_storage_watch_end(HoldStorage *s)
 {
-    g_mutex_lock(&s->lock);
-    s->watching = false;
-    g_cond_signal(&s->over);
-    g_mutex_unlock(&s->lock);
-    g_thread_join(g_steal_pointer(&s->watch));
-    g_assert_false(s->waited);
+    hang_watch_end(g_steal_pointer(&s->watch));
 }

@@ -10,6 +10,8 @@
 #ifndef TESTS_QTEST_HOLD_STORAGE_H
 #define TESTS_QTEST_HOLD_STORAGE_H
 
+#include "hang-watch.h"
+
 #define HOLD_STORAGE_DISKS 2
 #define HOLD_STORAGE_PATIENCE_US (60 * G_USEC_PER_SEC)
 
@@ -22,11 +24,7 @@ typedef struct HoldStorage {
     bool held;                  /* atomic */
 
     /* hold_storage_watch_begin() */
-    GThread *watch;
-    GMutex lock;
-    GCond over;
-    bool watching;              /* protected by @lock */
-    bool waited;                /* protected by @lock */
+    HangWatch *watch;
 } HoldStorage;
 
 /*

@@ -469,40 +469,25 @@ void vbc_release_soon(Vbc *v)
     v->releaser = g_thread_new("releaser", releaser, v);
 }
 
-static void *watcher(void *opaque)
+static void watch_let_go(void *opaque)
 {
     Vbc *v = opaque;
-    gint64 end = g_get_monotonic_time() + VBC_PATIENCE_US;
 
-    g_mutex_lock(&v->watch_lock);
-    while (v->watching && !v->waited) {
-        if (!g_cond_wait_until(&v->watch_over, &v->watch_lock, end)) {
-            v->waited = true;
-            if (v->server) {
-                vbc_release(v);
-            } else {
-                kill(qtest_pid(v->qts), SIGKILL);
-            }
-        }
+    if (v->server) {
+        vbc_release(v);
+    } else {
+        kill(qtest_pid(v->qts), SIGKILL);
     }
-    g_mutex_unlock(&v->watch_lock);
-    return NULL;
 }
 
 void vbc_watch_begin(Vbc *v)
 {
-    v->watching = true;
-    v->watch = g_thread_new("watch", watcher, v);
+    v->watch = hang_watch_begin(VBC_PATIENCE_US, watch_let_go, v);
 }
 
 void vbc_watch_end(Vbc *v)
 {
-    g_mutex_lock(&v->watch_lock);
-    v->watching = false;
-    g_cond_signal(&v->watch_over);
-    g_mutex_unlock(&v->watch_lock);
-    g_thread_join(g_steal_pointer(&v->watch));
-    g_assert_false(v->waited);
+    hang_watch_end(g_steal_pointer(&v->watch));
 }
 
 bool vbc_hang_canceled(Vbc *v, unsigned int i)

@@ -14,6 +14,7 @@
 #ifndef TESTS_QTEST_VIRTIO_BLK_CANCEL_LIB_H
 #define TESTS_QTEST_VIRTIO_BLK_CANCEL_LIB_H
 
+#include "hang-watch.h"
 #include "libqtest.h"
 #include "libqos/libqos-malloc.h"
 #include "libqos/pci.h"
@@ -180,11 +181,7 @@ typedef struct Vbc {
     GThread *releaser;          /* vbc_release_soon() */
 
     /* vbc_watch_begin() */
-    GThread *watch;
-    GMutex watch_lock;
-    GCond watch_over;
-    bool watching;              /* watch_lock */
-    bool waited;                /* watch_lock */
+    HangWatch *watch;
 } Vbc;
 
 /*
