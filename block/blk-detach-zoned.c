@@ -58,18 +58,6 @@ BlockAIOCB *blk_detach_aio_zone_append(BlkDetach *d, int64_t *offset,
     return blk_detach_submit(r, cb, opaque);
 }
 
-/* As blk_check_byte_request() */
-static int coroutine_fn GRAPH_RDLOCK zone_co_check_range(BlkDetachReq *r)
-{
-    int64_t len = bdrv_co_getlength(blk_bs(r->d->blk));
-
-    if (len < 0) {
-        return len;
-    }
-    return r->offset < 0 || r->bytes < 0 || r->offset > len ||
-           r->bytes > len - r->offset ? -EIO : 0;
-}
-
 int coroutine_fn blk_detach_co_issue_zone_op(BlkDetachReq *r)
 {
     BlockBackend *blk = r->d->blk;
@@ -84,7 +72,7 @@ int coroutine_fn blk_detach_co_issue_zone_op(BlkDetachReq *r)
         return bdrv_co_zone_report(blk_bs(blk), r->offset, r->zone.nr_zones,
                                    r->zone.zones);
     case BLK_DETACH_ZONE_MGMT:
-        ret = zone_co_check_range(r);
+        ret = blk_check_byte_request(blk, r->offset, r->bytes);
         return ret < 0 ? ret : bdrv_co_zone_mgmt(blk_bs(blk), r->zone.op,
                                                  r->offset, r->bytes);
     case BLK_DETACH_ZONE_APPEND:

@@ -68,23 +68,25 @@ static bool gate_job_is_snapshot(Job *job)
 }
 
 /* To sleep in somebody's drained section, or in its own, is to sleep on */
-static bool gate_job_may_sleep(Job *job)
+static bool gate_job_must_sleep(Job *job)
 {
+    if (!blk_detach_any() || gate_job_is_snapshot(job)) {
+        return false;
+    }
     JOB_LOCK_GUARD();
     return !job->pause_count && !job_is_cancelled_locked(job);
 }
 
 void coroutine_fn blk_gate_co_before_end(Job *job)
 {
-    if (blk_detach_any() && !gate_job_is_snapshot(job) &&
-        gate_job_may_sleep(job)) {
+    if (gate_job_must_sleep(job)) {
         gate_job_sleep(job);
     }
 }
 
 bool coroutine_fn blk_gate_co_before_drain(Job *job, int64_t *slept_ns)
 {
-    if (!blk_detach_any() || !gate_job_may_sleep(job) ||
+    if (!gate_job_must_sleep(job) ||
         get_clock() - *slept_ns < BLK_DETACH_OVERDUE_NS) {
         return false;
     }

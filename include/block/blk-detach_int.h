@@ -11,6 +11,7 @@
 
 #include "block/aio.h"
 #include "block/blk-detach.h"
+#include "block/graph-lock.h"
 
 /* One BlockBackend's engine; NULL in BlockBackend while detaching is off. */
 typedef struct BlkDetach BlkDetach;
@@ -84,6 +85,10 @@ blk_detach_co_fence(BlkDetach *d, int64_t offset, int64_t bytes,
         blk_detach_co_wait_fence(d, offset, bytes);
     }
 }
+
+/* block-backend.c's own check.  Returns: -errno, or 0. */
+int coroutine_fn GRAPH_RDLOCK
+blk_check_byte_request(BlockBackend *blk, int64_t offset, int64_t bytes);
 
 /*
  * blk_detach_in_flight:
