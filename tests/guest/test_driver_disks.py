@@ -105,8 +105,8 @@ def test_suspend(rig):
     server, guest = boot(rig, properties={"detach": "on"})
     io = hang(server, guest)
     suspend = guest.start("echo mem > /sys/power/state")
-    wait_until(lambda: guest.qmp.command("query-status")["status"]
-               == "suspended", "the guest to fall asleep", LATEST)
+    wait_until(lambda: guest.status() == "suspended",
+               "the guest to fall asleep", LATEST)
     guest.qmp.command("system_wakeup")
     suspend.wait(LATEST)
     assert_timed_out(io.results(LATEST))

@@ -7,6 +7,7 @@ as ever.
 
 import contextlib
 import threading
+from dataclasses import dataclass
 
 import pytest
 
@@ -16,16 +17,30 @@ from harness.guest import SHUTDOWN, WAITS, Disk
 from harness.patterns import BLOCK
 from harness.process import wait_until
 from harness.qmp import QMPError
+from harness.rig import MAX_SILENCE
 
 # What the gate says.
 HANGS = "would wait for storage that hangs"
+WAITS_FOR_STORAGE = "waits for storage that hangs"
+
+# Tell the host of a panic, by the only register of a PCI device
+PANIC = ("cd $(dirname $(grep -l 0x0011 /sys/bus/pci/devices/*/device)); "
+         "echo 1 > enable; devmem $(head -n 1 resource | cut -d ' ' -f 1) 8 1")
 
 
-def boot_and_cancel(rig, iothread):
+@dataclass
+class PanicDisk(Disk):
+    """A disk in a machine that knows of the guest's panic."""
+
+    def arguments(self):
+        return ["-device", "pvpanic-pci"] + super().arguments()
+
+
+def boot_and_cancel(rig, iothread, kind=Disk):
     """A guest whose disk hangs, with a cancelled read and write."""
     server = rig.nbdkit("disk")
     guest = rig.boot(
-        Disk("disk", server.blockdev("disk"), iothread=iothread),
+        kind("disk", server.blockdev("disk"), iothread=iothread),
         io_timeout=IO_TIMEOUT)
     assert guest.has_cancel("disk")
     store(guest, "disk", seed=1, count=8)
@@ -95,6 +110,27 @@ class TestLifecycle:
             guest.load_driver(io_timeout=IO_TIMEOUT)
             assert guest.has_cancel("disk")
         server.resume()
+        assert_works(server, guest)
+
+    def test_panic(self, rig, iothread):
+        """A vCPU stops the VM when the storage is back, not before."""
+        server, guest = boot_and_cancel(rig, iothread, PanicDisk)
+        guest.allow_reboot()
+        guest.qmp.command("set-action", panic="pause")
+        guest.monitor.longest_stall()
+        guest.start(PANIC)
+        wait_until(lambda: f"'stop' {WAITS_FOR_STORAGE}" in guest.said(),
+                   "QEMU to say that it waits")
+        assert guest.status() == "running"
+        stall = guest.monitor.longest_stall()
+        assert stall < MAX_SILENCE, f"the monitor stood still for {stall} s"
+        server.resume()
+        wait_until(lambda: guest.status() == "guest-panicked",
+                   "the VM to stop")
+        guest.qmp.command("system_reset")
+        guest.qmp.command("cont")
+        guest.wait_rebooted()
+        guest.load_driver(io_timeout=IO_TIMEOUT)
         assert_works(server, guest)
 
     def test_quit(self, rig, iothread):

@@ -192,6 +192,7 @@ class Guest:
     def __init__(self, build, disks, directory, logs, traces=()):
         self.serial_log = logs / "serial.log"
         self.trace_log = logs / "trace.log"
+        self.log = logs / "qemu.log"
         self._calls = {}                    # under _lock
         self._next_id = 1                   # under _lock
         self._gone = False                  # under _lock
@@ -203,8 +204,7 @@ class Guest:
             self._start(build, disks, directory, logs, traces)
         except QMPError as error:
             self.close()
-            said = (logs / "qemu.log").read_text("utf-8", "replace").strip()
-            raise GuestGone(f"QEMU ended: {said}") from error
+            raise GuestGone(f"QEMU ended: {self.said().strip()}") from error
         except BaseException:
             self.close()
             raise
@@ -214,7 +214,7 @@ class Guest:
                              for name in ("agent", "qmp", "qmp-watch"))
         self._process = process.spawn(
             self._command(build, disks, agent, (qmp, watch), traces),
-            logs / "qemu.log")
+            self.log)
         self._cleanup.callback(process.kill, self._process)
 
         process.wait_until(
@@ -382,6 +382,14 @@ class Guest:
         """Lines on the console that no sound kernel prints."""
         text = self.serial_log.read_text("utf-8", "replace")
         return [line for line in text.splitlines() if COMPLAINTS.search(line)]
+
+    def said(self):
+        """QEMU's messages so far."""
+        return self.log.read_text("utf-8", "replace")
+
+    def status(self):
+        """The state that QEMU reports, such as running."""
+        return self.qmp.command("query-status")["status"]
 
     def traces(self, pattern):
         """What a regular expression finds in QEMU's trace log so far."""
