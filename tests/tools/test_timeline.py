@@ -112,12 +112,24 @@ def test_failed_late(tmp_path):
                for line in lines)
 
 
-def test_refused_and_asked_again(tmp_path):
-    refused = '''
+REFUSED = '''
 2.0 virtio_blk_cancel vdev 0xd1 vq 0 tag 0x11
 2.0 virtio_blk_cancel_outcome vdev 0xd1 vq 0 tag 0x11 target still held, status 8
 '''
-    lines = show(tmp_path, SETUP, WRITE, refused, CANCEL, FINISH)
+
+
+def test_refused(tmp_path):
+    end = '''
+9.0 blk_detach_end blk 0xb1 req 0xe1 ret 0
+9.0 virtio_blk_req_complete vdev 0xd1 req 0xf1 status 0
+'''
+    lines = show(tmp_path, SETUP, WRITE, REFUSED, end)
+    assert lines[-1] == \
+        '9.000000 s #1 write 4 KiB at 4 KiB: completed after 8.000 s'
+
+
+def test_refused_and_asked_again(tmp_path):
+    lines = show(tmp_path, SETUP, WRITE, REFUSED, CANCEL, FINISH)
     assert [line.partition('CANCEL: ')[2] for line in lines
             if 'CANCEL: ' in line] == ['still held', 'given back']
 
