@@ -13,6 +13,7 @@
 #ifndef BLOCK_BLK_DETACH_CORE_H
 #define BLOCK_BLK_DETACH_CORE_H
 
+#include "block/blk-detach-quiesce.h"
 #include "block/blk-detach_int.h"
 #include "block/throttle-groups.h"
 #include "qemu/queue.h"
@@ -262,6 +263,9 @@ void blk_detach_leave_issued(BlkDetachReq *r);
 /* Initialise @w for @r, or for a request that is not ours if @r is NULL. */
 void blk_detach_init_waiter(BlkDetachWaiter *w, BlkDetachReq *r,
                             int64_t offset, int64_t bytes);
+
+/* What @d has with the storage at @now, of get_clock().  Context: BQL held. */
+void blk_detach_look(BlkDetach *d, int64_t now, BlkDetachLoad *load);
 
 /* When the engine comes and goes.  Context: main loop, BQL held. */
 void blk_detach_stats_init(BlkDetach *d);

@@ -170,8 +170,7 @@ void blk_detach_open_gate(void)
     }
 }
 
-/* Take what @d has with the storage into account. */
-static void blk_detach_look(BlkDetach *d, int64_t now, BlkDetachLoad *load)
+void blk_detach_look(BlkDetach *d, int64_t now, BlkDetachLoad *load)
 {
     BlkDetachCtx *dctx;
     BlkDetachReq *r;

@@ -17,6 +17,8 @@
 #include "qemu/main-loop.h"
 #include "qapi/qapi-events-block-detach.h"
 #include "block/blk-detach-qapi.h"
+#include "block/blk-detach-quiesce.h"
+#include "block/blk-orphan.h"
 #include "block/block_int.h"
 #include "hw/qdev-core.h"
 #include "system/block-backend.h"
@@ -109,6 +111,7 @@ BlockDetachStats *blk_detach_get_stats(BlockBackend *blk)
 {
     BlockDetachStats *stats;
     BlkDetachInfo info;
+    BlkDetachLoad load;
 
     GLOBAL_STATE_CODE();
 
@@ -116,6 +119,7 @@ BlockDetachStats *blk_detach_get_stats(BlockBackend *blk)
         return NULL;
     }
     blk_detach_query(blk, &info);
+    blk_detach_look(*blk_detach_slot(blk), get_clock(), &load);
 
     stats = g_new(BlockDetachStats, 1);
     *stats = (BlockDetachStats) {
@@ -125,6 +129,8 @@ BlockDetachStats *blk_detach_get_stats(BlockBackend *blk)
         .oldest_age_ns      = info.oldest_ns,
         .detached_total     = info.detached_ever,
         .max_age_ns         = info.max_ns,
+        .issued             = load.issued,
+        .overdue            = load.overdue,
         .waiting_fence      = info.waiting_fence,
         .waiting_budget     = info.waiting_budget,
         .waiting_drained    = info.waiting_drained,
@@ -176,6 +182,7 @@ static BlockDetachInfo *blk_detach_name(BlockBackend *blk)
     *info = (BlockDetachInfo) {
         .qom_path   = path ?: g_strdup(""),
         .qdev_id    = g_strdup(id),
+        .unplugged  = blk_orphan_id(blk),
         .device     = g_strdup(blk_name(blk)),
         .node_name  = bs ? g_strdup(bdrv_get_node_name(bs)) : NULL,
     };

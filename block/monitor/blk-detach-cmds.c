@@ -14,6 +14,7 @@
 #include "block/blk-detach.h"
 #include "block/blk-detach-qapi.h"
 #include "block/block-hmp-cmds.h"
+#include "hw/qdev-core.h"
 #include "monitor/hmp.h"
 #include "monitor/monitor.h"
 #include "system/block-backend.h"
@@ -33,12 +34,23 @@ BlockDetachInfoList *qmp_query_block_detach(Error **errp)
     return list;
 }
 
+/* Whether @path is a device and contains the one at @qom_path */
+static bool blk_detach_is_part(const char *qom_path, const char *path)
+{
+    Object *obj = object_resolve_path(path, NULL);
+    const char *rest;
+
+    return obj && object_dynamic_cast(obj, TYPE_DEVICE) &&
+           strstart(qom_path, path, &rest) && *rest == '/';
+}
+
 static bool blk_detach_has_id(BlockBackend *blk, const char *id)
 {
     g_autoptr(BlockDetachInfo) info = blk_detach_get_info(blk);
 
     return info && (!id || g_str_equal(info->qom_path, id) ||
-                    !g_strcmp0(info->qdev_id, id));
+                    !g_strcmp0(info->qdev_id, id) ||
+                    blk_detach_is_part(info->qom_path, id));
 }
 
 void qmp_block_detach_reset_stats(const char *id, Error **errp)
@@ -88,6 +100,15 @@ static void print_requests(Monitor *mon, BlockDetachStats *s)
     monitor_printf(mon, "    Budget used:      %s of %s\n", used, budget);
 }
 
+static const char *state_of(BlockDetachStats *s)
+{
+    if (s->detached) {
+        return "storage hangs";
+    }
+    return s->overdue ? "nothing detached, but the storage does not answer"
+                      : "nothing detached";
+}
+
 void hmp_info_blk_detach(Monitor *mon, const QDict *qdict)
 {
     g_autoptr(BlockDetachInfoList) list = qmp_query_block_detach(NULL);
@@ -99,11 +120,10 @@ void hmp_info_blk_detach(Monitor *mon, const QDict *qdict)
     for (l = list; l; l = l->next) {
         BlockDetachInfo *info = l->value;
 
-        monitor_printf(mon, "%s (%s): %s\n",
+        monitor_printf(mon, "%s%s (%s): %s\n",
                        info->qdev_id ?: info->qom_path,
-                       info->node_name ?: "no medium",
-                       info->stats->detached ? "storage hangs" :
-                                               "nothing detached");
+                       info->unplugged ? ", unplugged" : "",
+                       info->node_name ?: "no medium", state_of(info->stats));
         print_cancels(mon, info->stats->cancels);
         print_requests(mon, info->stats);
     }

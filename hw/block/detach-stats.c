@@ -1,31 +1,29 @@
 /*
- * virtio-blk: the figures of a device with detach=on as a QOM property
+ * The figures of a device with detach=on as a QOM property
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * The same figures as query-block-detach's; see block/blk-detach-stats.c.  A
- * proxy, such as virtio-blk-pci, has an alias for each property of the device.
+ * virtio proxy, such as virtio-blk-pci, has an alias for each property of its
+ * device.
+ *
+ * Hooks: the class_init functions of virtio-blk, scsi-disk, nvme, nvme-ns.
  */
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qapi/qapi-visit-block-detach.h"
 #include "block/blk-detach-qapi.h"
-#include "hw/virtio/virtio-blk.h"
-#include "hw/virtio/virtio-blk-cancel.h"
-#include "virtio-blk-cancel-core.h"
+#include "hw/block/detach-stats.h"
+#include "hw/qdev-core.h"
+#include "system/block-backend.h"
 
-#define PROP_STATS "detach-stats"
-
-static void cancel_get_stats(Object *obj, Visitor *v, const char *name,
+static void detach_stats_get(Object *obj, Visitor *v, const char *name,
                              void *opaque, Error **errp)
 {
-    VirtIOBlock *s = VIRTIO_BLK(obj);
-    g_autoptr(BlockDetachStats) stats = NULL;
+    BlockBackend *blk = blk_by_dev(DEVICE(obj));
+    g_autoptr(BlockDetachStats) stats = blk ? blk_detach_get_stats(blk) : NULL;
 
-    if (s->cancel) {
-        stats = blk_detach_get_stats(s->blk);
-    }
     if (!stats) {
         error_setg(errp, "Property '%s' needs a device with detach=on", name);
         return;
@@ -33,10 +31,10 @@ static void cancel_get_stats(Object *obj, Visitor *v, const char *name,
     visit_type_BlockDetachStats(v, name, &stats, errp);
 }
 
-void virtio_blk_cancel_stats_class_init(ObjectClass *klass)
+void detach_stats_class_init(ObjectClass *klass)
 {
-    object_class_property_add(klass, PROP_STATS, "BlockDetachStats",
-                              cancel_get_stats, NULL, NULL, NULL);
-    object_class_property_set_description(klass, PROP_STATS,
+    object_class_property_add(klass, "detach-stats", "BlockDetachStats",
+                              detach_stats_get, NULL, NULL, NULL);
+    object_class_property_set_description(klass, "detach-stats",
         "Requests taken back, detached and waiting (needs detach=on)");
 }

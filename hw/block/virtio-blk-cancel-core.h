@@ -3,8 +3,8 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Shared by virtio-blk-cancel.c, which takes back one request,
- * virtio-blk-reset.c, which takes back all, and virtio-blk-cancel-stats.c.
+ * Shared by virtio-blk-cancel.c, which takes back one request, and
+ * virtio-blk-reset.c, which takes back all.
  */
 
 #ifndef HW_BLOCK_VIRTIO_BLK_CANCEL_CORE_H
@@ -85,6 +85,5 @@ void virtio_blk_cancel_submitted(VirtIOBlkCancelQueue *q);
 void virtio_blk_cancel_drop(VirtIOBlockReq *req);
 
 void virtio_blk_cancel_reset_class_init(VirtioDeviceClass *vdc);
-void virtio_blk_cancel_stats_class_init(ObjectClass *klass);
 
 #endif /* HW_BLOCK_VIRTIO_BLK_CANCEL_CORE_H */

@@ -22,6 +22,7 @@
 #include "qemu/log.h"
 #include "block/aio-wait.h"
 #include "block/blk-orphan.h"
+#include "hw/block/detach-stats.h"
 #include "hw/virtio/virtio-blk.h"
 #include "hw/virtio/virtio-blk-cancel.h"
 #include "virtio-blk-cancel-core.h"
@@ -488,7 +489,7 @@ void virtio_blk_cancel_class_init(VirtioDeviceClass *vdc)
     vdc->validate_features = cancel_validate_features;
     vdc->post_load = cancel_post_load;
     virtio_blk_cancel_reset_class_init(vdc);
-    virtio_blk_cancel_stats_class_init(OBJECT_CLASS(vdc));
+    detach_stats_class_init(OBJECT_CLASS(vdc));
 }
 
 void virtio_blk_cancel_legacy(VirtIOBlock *s, uint64_t *features)

@@ -155,19 +155,29 @@ static bool take_back(NvmeRequest *req, uint16_t status)
 bool nvme_detach_abort(NvmeRequest *req)
 {
     NvmeDetachCtrl *d = &nvme_ctrl(req)->detach;
-    const char *outcome = "cannot be aborted";
-    bool aborted = false;
+    BlkCancelOutcome outcome = BLK_CANCEL_REFUSED;
+    const char *name = "cannot be aborted";
+    NvmeNamespace *ns;
+
+    /* A flush has none of its own; one of all namespaces is of none */
+    ns = req->ns ?: nvme_ns(nvme_ctrl(req), le32_to_cpu(req->cmd.nsid));
 
     if (can_abort(req)) {
-        if (take_back(req, NVME_CMD_ABORT_REQ)) {
-            aborted = d->canceled;
-            outcome = aborted ? "aborted" : "has a result";
+        if (!take_back(req, NVME_CMD_ABORT_REQ)) {
+            name = "cannot be detached";
+        } else if (d->canceled) {
+            outcome = BLK_CANCEL_CANCELED;
+            name = "aborted";
         } else {
-            outcome = "cannot be detached";
+            outcome = BLK_CANCEL_COMPLETED;
+            name = "has a result";
         }
     }
-    trace_pci_nvme_detach_abort(req->sq->sqid, nvme_cid(req), outcome);
-    return aborted;
+    trace_pci_nvme_detach_abort(req->sq->sqid, nvme_cid(req), name);
+    if (ns) {
+        blk_detach_account_cancel(ns->blkconf.blk, outcome);
+    }
+    return outcome == BLK_CANCEL_CANCELED;
 }
 
 bool nvme_detach_cancel_step(NvmeRequest *req, BlockAIOCB *step)

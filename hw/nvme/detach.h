@@ -18,6 +18,7 @@
 
 #include "block/aio.h"
 #include "block/blk-detach.h"
+#include "hw/block/detach-stats.h"
 #include "qemu/queue.h"
 #include "qemu/units.h"
 

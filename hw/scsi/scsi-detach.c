@@ -17,7 +17,7 @@
  * WRITE SAME, the ranges of an UNMAP, the flush around an access with FUA - of
  * which one is with the BlockBackend at a time.  A cancel ends the chain there.
  *
- * Hooks: scsi-bus.c, scsi-disk.c.
+ * Hooks: scsi-bus.c, scsi-disk.c, virtio-scsi.c.
  */
 
 #include "qemu/osdep.h"
@@ -66,6 +66,30 @@ bool scsi_detach_cancel(SCSIRequest *req)
     }
     req->cancel_yields = true;
     return true;
+}
+
+void scsi_detach_abort(SCSIRequest *req, Notifier *notifier)
+{
+    BlkCancelOutcome outcome = BLK_CANCEL_COMPLETED;
+
+    scsi_req_ref(req);
+    scsi_req_cancel_async(req, notifier);
+    if (req->enqueued) {
+        outcome = BLK_CANCEL_REFUSED;
+    } else if (req->io_canceled) {
+        outcome = BLK_CANCEL_CANCELED;
+    }
+    if (req->dev->detach) {
+        blk_detach_account_cancel(req->dev->conf.blk, outcome);
+    }
+    scsi_req_unref(req);
+}
+
+void scsi_detach_abort_missed(SCSIDevice *s)
+{
+    if (s->detach) {
+        blk_detach_account_cancel(s->conf.blk, BLK_CANCEL_NOT_FOUND);
+    }
 }
 
 void scsi_detach_settle(SCSIRequest *req, bool done)

@@ -474,8 +474,9 @@ static char *device_arguments(Nvd *v)
             ? g_strdup(v->opts.drive) : hold_storage_drive(v->storage, i);
 
         g_string_append_printf(s, " -drive if=none,id=drive%u,%s"
-                               " -device nvme-ns,bus=nvme0,drive=drive%u,"
-                               "detach=%s%s%s", i, drive, i, detach,
+                               " -device nvme-ns,id=ns%u,bus=nvme0,"
+                               "drive=drive%u,detach=%s%s%s", i, drive, i + 1,
+                               i, detach,
                                v->opts.zoned ? ",zoned=on,"
                                "zoned.zone_size=1M" : "", v->opts.ns ?: "");
     }

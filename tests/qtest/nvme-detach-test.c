@@ -9,6 +9,7 @@
 
 #include "qemu/osdep.h"
 #include "qobject/qdict.h"
+#include "detach-figures.h"
 #include "gate-patience.h"
 #include "nvme-detach-lib.h"
 
@@ -35,6 +36,7 @@ typedef struct Target {
 
 static const Target targets[] = {
     { "read", NVD_READ },
+    { "read-own", NVD_READ, 1, { .own = true } },
     { "write", NVD_WRITE },
     { "write-zeroes", NVD_WRITE_ZEROES },
     { "flush", NVD_FLUSH },
@@ -76,6 +78,9 @@ static void test_abort(const void *opaque)
     nvd_abort(v, &c);
     g_assert_cmpuint(nvd_abort_cid(v, 1, c.cid), ==, 1);
     hold_storage_watch_end(v->storage);
+    if (c.nsid != NVD_ALL_NS) {     /* else it is of no namespace */
+        expect_cancels(v->qts, v->opts.own ? "nvme0" : "ns1", 1, 0, 0, 0);
+    }
     nvd_reuse(v, &c);
 
     nvd_send(v, &newest);
@@ -253,6 +258,7 @@ static void test_over_budget(void)
     nvd_check_disk(v, 1, SLBA, BLOCKS, NEW);
     check_refused(v, &r);
     nvd_check_data(v, &r, NEW);
+    expect_cancels(v->qts, "ns1", 0, 0, 0, 6);
     nvd_stop(v);
 }
 

@@ -185,6 +185,8 @@ static void check_idle(Vbc *v)
     check_stat(v, "waiting-fence", 0);
     check_stat(v, "waiting-budget", 0);
     check_stat(v, "waiting-drained", 0);
+    check_stat(v, "issued", 0);
+    check_stat(v, "overdue", 0);
 }
 
 static void test_detached(const void *opts)
@@ -211,9 +213,11 @@ static void test_detached(const void *opts)
     vbc_hold(v);
     vbc_send_all(v, r, ARRAY_SIZE(r));
     check_stat(v, "detached", 0);
+    check_stat(v, "issued", ARRAY_SIZE(r));
     vbc_cancel_req(v, &r[0]);
     vbc_cancel_req(v, &r[1]);
     check_stat(v, "detached", 2);
+    check_stat(v, "issued", ARRAY_SIZE(r));
     check_stat(v, "detached-bytes", 4096 + 8192);
     check_stat(v, "detached-total", 2);
     check_stat(v, "budget-used", 4096 + 8192 + 4096);
@@ -340,7 +344,7 @@ static void expect_no_reset_of(Vbc *v, const char *id)
 
 static void test_reset_by_id(const void *opts)
 {
-    const char *ids[] = { "vblk", DEVICE };
+    const char *ids[] = { "vblk", DEVICE, PROXY };
     Vbc *v = start(opts, NULL);
 
     if (!v) {
@@ -349,6 +353,7 @@ static void test_reset_by_id(const void *opts)
     for (unsigned int i = 0; i < ARRAY_SIZE(ids); i++) {
         vbc_cancel(v, 0, 77, VIRTIO_BLK_S_OK);
         expect_no_reset_of(v, "drv2");
+        expect_no_reset_of(v, "/machine/peripheral");
         check_cancels(v, 0, 0, 1, 0, 0);
         reset_of(v, ids[i]);
         check_cancels(v, 0, 0, 0, 0, 0);
@@ -380,6 +385,9 @@ static void test_hmp(const void *opts)
                ".*Detached in all: +0\r?\n");
     vbc_hold(v);
     vbc_send_all(v, &r, 1);
+    wait_stat(v, "overdue", 1);
+    expect_hmp(v, "info blk-detach", "nothing detached, but the storage"
+               " does not answer\r?\n");
     vbc_cancel_req(v, &r);
     vbc_cancel(v, v->q, 77, VIRTIO_BLK_S_OK);
     expect_hmp(v, "info blk-detach",
@@ -571,6 +579,8 @@ static void test_unplug(const void *opts)
     qpci_unplug_acpi_device_test(v->qts, "vblk", VBC_SLOT);
     next_second(v);
     expect_no_event(v);
+    expect_hmp(v, "info blk-detach",
+               "^vblk, unplugged \\(.*\\): storage hangs");
     vbc_release(v);
     data = expect_event(v, false);
     g_assert_cmpstr(qdict_get_str(data, "qom-path"), ==, DEVICE);

@@ -12,6 +12,7 @@
 
 #include "qemu/osdep.h"
 #include "qemu/bswap.h"
+#include "detach-figures.h"
 #include "virtio-scsi-detach-lib.h"
 
 #define HANGING     8           /* commands; half of them for each unit */
@@ -100,6 +101,10 @@ static void test_abort(const void *base)
         vsd_tmf(s, VSD_TMF_ABORT_TASK, c[i].lun, i, VSD_S_OK);
         vbc_reuse(s->v, &c[i].r);
     }
+    for (unsigned int lun = 0; lun < VSD_LUNS; lun++) {
+        expect_cancels(s->v->qts, lun ? "lun1" : "lun0", HANGING / 2, 0,
+                       HANGING / 2, 0);
+    }
     g_assert_cmpint(vbc_stat(s->v, "canceled_operations"), ==, HANGING / 2);
     g_assert_cmpint(vbc_stat(s->v, "failed_wr_operations"), ==, 0);
     g_assert_cmpint(vbc_stat(s->v, "failed_rd_operations"), ==, 0);
@@ -135,6 +140,7 @@ static void check_task_set(const void *base, uint32_t subtype)
         vsd_tmf(s, subtype, lun, 0, VSD_S_OK);
         check_ended(s, c, lun, VSD_S_ABORTED);
         vsd_tmf(s, subtype, lun, 0, VSD_S_OK);
+        expect_cancels(s->v->qts, lun ? "lun1" : "lun0", HANGING / 2, 0, 0, 0);
         check_nothing_late(s, c, lun);
         check_succeed(s, c, !lun);
     }
@@ -395,8 +401,10 @@ static void test_known(const void *base)
     });
 
     check_known(s, VSD_TMF_ABORT_TASK, VSD_S_ABORTED);
+    expect_cancels(s->v->qts, "lun0", 4, 5, 0, 0);
     check_known(s, VSD_TMF_ABORT_TASK_SET, VSD_S_ABORTED);
     check_known(s, VSD_TMF_LUN_RESET, VSD_S_RESET);
+    expect_cancels(s->v->qts, "lun0", 8, 10, 0, 0);
     vsd_abandon(s);
 }
 
@@ -493,6 +501,7 @@ static void test_budget(const void *base)
         vbc_expect_pending(s->v, &t[i].r);
     }
     vbc_expect_pending(s->v, &c.r);
+    expect_cancels(s->v->qts, "lun0", 1, 0, 0, ARRAY_SIZE(t));
     vbc_release(s->v);
     for (unsigned int i = 0; i < ARRAY_SIZE(t); i++) {
         vbc_expect(s->v, &t[i].r, VSD_S_OK);

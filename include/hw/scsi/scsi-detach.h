@@ -7,8 +7,8 @@
  * they are cancelled (see block/blk-detach.h), so that task management and
  * resets do not wait for the storage.
  *
- * Hooks: scsi-bus.c (cancel, purge), scsi-disk.c (properties, results) and
- * virtio-scsi-dataplane.c (stop).
+ * Hooks: scsi-bus.c (cancel, purge), scsi-disk.c (properties, results),
+ * virtio-scsi.c (task management) and virtio-scsi-dataplane.c (stop).
  */
 
 #ifndef HW_SCSI_SCSI_DETACH_H
@@ -16,6 +16,7 @@
 
 #include "qemu/units.h"
 #include "block/blk-detach.h"
+#include "hw/block/detach-stats.h"
 #include "hw/scsi/scsi.h"
 
 struct VirtIOSCSI;
@@ -46,6 +47,25 @@ void scsi_detach_unrealize(SCSIDevice *s);
  * ended, which is at once unless its I/O cannot be detached.
  */
 bool scsi_detach_cancel(SCSIRequest *req);
+
+/*
+ * scsi_detach_abort:
+ * @notifier: told when @req has ended
+ *
+ * Cancel @req for a task management function, and count that.
+ *
+ * Context: the AioContext of @req.
+ */
+void scsi_detach_abort(SCSIRequest *req, Notifier *notifier);
+
+/*
+ * scsi_detach_abort_missed:
+ *
+ * Count a task management function of @s that has not found its command.
+ *
+ * Context: any thread.
+ */
+void scsi_detach_abort_missed(SCSIDevice *s);
 
 /*
  * scsi_detach_settle:

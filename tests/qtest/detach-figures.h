@@ -1,0 +1,35 @@
+/*
+ * How many cancels of the guest a disk has counted
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef TESTS_QTEST_DETACH_FIGURES_H
+#define TESTS_QTEST_DETACH_FIGURES_H
+
+#include "libqtest.h"
+#include "qobject/qdict.h"
+
+/* What the property detach-stats of device @id must say */
+static inline void expect_cancels(QTestState *qts, const char *id,
+                                  unsigned int canceled, unsigned int completed,
+                                  unsigned int not_found, unsigned int refused)
+{
+    g_autofree char *path = g_strdup_printf("/machine/peripheral/%s", id);
+    QDict *rsp = qtest_qmp(qts, "{'execute': 'qom-get', 'arguments': {"
+                           "'path': %s, 'property': 'detach-stats'}}", path);
+    QDict *cancels;
+
+    g_assert_true(qdict_haskey(rsp, "return"));
+    cancels = qdict_get_qdict(qdict_get_qdict(rsp, "return"), "cancels");
+    g_assert_cmpint(qdict_get_int(cancels, "canceled"), ==, canceled);
+    g_assert_cmpint(qdict_get_int(cancels, "completed"), ==, completed);
+    g_assert_cmpint(qdict_get_int(cancels, "not-found"), ==, not_found);
+    g_assert_cmpint(qdict_get_int(cancels, "refused"), ==, refused);
+    g_assert_cmpint(qdict_get_int(cancels, "invalid"), ==, 0);
+    g_assert_cmpint(qdict_get_int(cancels, "received"), ==,
+                    canceled + completed + not_found + refused);
+    qobject_unref(rsp);
+}
+
+#endif
