@@ -159,6 +159,17 @@ bool blk_gate_check(const char *what, Error **errp)
     return !why;
 }
 
+bool blk_gate_allows(const char *what)
+{
+    Error *err = NULL;
+
+    if (!entered && !blk_gate_check(what, &err)) {
+        error_report_err(err);
+        return false;
+    }
+    return true;
+}
+
 /*
  * Closing and opening it
  */

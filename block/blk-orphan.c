@@ -19,7 +19,6 @@
 #include "block/block.h"
 #include "hw/qdev-core.h"
 #include "system/block-backend.h"
-#include "system/iothread.h"
 #include "trace.h"
 
 /* BQL */
@@ -33,6 +32,9 @@ struct BlkOrphan {
 
 /* BQL; those whose device has left */
 static QTAILQ_HEAD(, BlkOrphan) orphans = QTAILQ_HEAD_INITIALIZER(orphans);
+
+/* BQL; all that live, without a reference */
+static GSList *iothreads;
 
 /* Whether to drain a disk, and to change the graph, is to wait for nothing */
 static bool orphan_storage_is_idle(void)
@@ -48,14 +50,20 @@ static bool orphan_storage_is_idle(void)
     return !blk_detach_node_started_before(INT64_MAX, &oldest);
 }
 
-static int orphan_hold_iothread(Object *obj, void *opaque)
+void blk_orphan_iothread_begins(Object *iothread)
 {
-    BlkOrphan *o = opaque;
+    iothreads = g_slist_prepend(iothreads, iothread);
+}
 
-    if (object_dynamic_cast(obj, TYPE_IOTHREAD)) {
-        o->held = g_slist_prepend(o->held, object_ref(obj));
-    }
-    return 0;
+void blk_orphan_iothread_ends(Object *iothread)
+{
+    iothreads = g_slist_remove(iothreads, iothread);
+}
+
+/* Whether it is the user's; "object-del" may have taken its name away */
+static bool orphan_may_use(Object *iothread)
+{
+    return !iothread->parent || iothread->parent == object_get_objects_root();
 }
 
 /* Which IOThreads its detached requests run in is not known here: hold all */
@@ -64,7 +72,11 @@ static void orphan_new(BlockBackend *blk)
     BlkOrphan *o = g_new0(BlkOrphan, 1);
 
     o->blk = blk;
-    object_child_foreach(object_get_objects_root(), orphan_hold_iothread, o);
+    for (GSList *l = iothreads; l; l = l->next) {
+        if (orphan_may_use(l->data)) {
+            o->held = g_slist_prepend(o->held, object_ref(l->data));
+        }
+    }
     *blk_orphan_slot(blk) = o;
 }
 

@@ -19,6 +19,7 @@
 #include "qemu/main-loop.h"
 #include "block/blk-detach-quiesce.h"
 #include "block/blk-gate.h"
+#include "system/gate-vm.h"
 #include "blk-gate.h"
 #include "savevm.h"
 #include "trace.h"
@@ -29,6 +30,15 @@
 /* BQL */
 static bool gate_entered;
 static char *gate_why;      /* NULL: the switchover is not postponed */
+
+bool migration_gate_may_begin(Error **errp)
+{
+    if (gate_vm_leaves()) {
+        error_setg(errp, "QEMU is about to quit");
+        return false;
+    }
+    return true;
+}
 
 static bool gate_is_active(MigrationState *s)
 {

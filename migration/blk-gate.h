@@ -3,13 +3,23 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Hooks: migration.c (switchover, query-migrate, the end).
+ * Hooks: migration.c (begin, switchover, query-migrate, the end).
  */
 
 #ifndef MIGRATION_BLK_GATE_H
 #define MIGRATION_BLK_GATE_H
 
 #include "migration.h"
+
+/*
+ * migration_gate_may_begin:
+ *
+ * Whether a migration makes sense: not when QEMU is about to end.
+ *
+ * Context: BQL held.
+ * Returns: true, or false with @errp set.
+ */
+bool migration_gate_may_begin(Error **errp);
 
 /*
  * migration_gate_enter:

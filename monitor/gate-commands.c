@@ -12,6 +12,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qobject/qdict.h"
 #include "gate-internal.h"
 
 static const GatedCommand gated_qmp[] = {
@@ -117,24 +118,70 @@ static const GatedCommand gated_hmp[] = {
     { }
 };
 
+/* Properties that change the graph when "qom-set" sets them */
+static const GatedCommand gated_properties[] = {
+    { "drive", true },
+    { }
+};
+
+static bool gate_is(const char *word, size_t len, const char *name)
+{
+    return strlen(name) == len && !strncmp(word, name, len);
+}
+
 static const GatedCommand *gate_find(const GatedCommand *table,
                                      const char *name, size_t len)
 {
     for (; table->name; table++) {
-        if (strlen(table->name) == len && !strncmp(table->name, name, len)) {
+        if (gate_is(name, len, table->name)) {
             return table;
         }
     }
     return NULL;
 }
 
-const GatedCommand *gate_find_qmp(const char *name)
+const GatedCommand *gate_find_qmp(const char *name, const QDict *args)
 {
+    if (g_str_equal(name, "qom-set")) {
+        name = args ? qdict_get_try_str(args, "property") : NULL;
+        return name ? gate_find(gated_properties, name, strlen(name)) : NULL;
+    }
     return gate_find(gated_qmp, name, strlen(name));
+}
+
+#define SPACE " \t\n\v\f\r"
+
+/* Returns: the word at *@line, of length *@len; *@line is set behind it */
+static const char *gate_next_word(const char **line, size_t *len)
+{
+    const char *word = *line + strspn(*line, SPACE);
+
+    *len = strcspn(word, SPACE);
+    *line = word + *len;
+    return word;
+}
+
+/* "qom-set [-j] path property value" */
+static const GatedCommand *gate_find_hmp_qom_set(const char *args)
+{
+    const char *word;
+    size_t len;
+
+    do {
+        word = gate_next_word(&args, &len);     /* path */
+    } while (*word == '-');
+    word = gate_next_word(&args, &len);
+    return gate_find(gated_properties, word, len);
 }
 
 const GatedCommand *gate_find_hmp(const char *cmdline)
 {
-    cmdline += strspn(cmdline, " \t");
-    return gate_find(gated_hmp, cmdline, strcspn(cmdline, " \t/"));
+    size_t len;
+    const char *name = gate_next_word(&cmdline, &len);
+
+    if (gate_is(name, len, "qom-set")) {
+        return gate_find_hmp_qom_set(cmdline);
+    }
+    /* "/" begins a format */
+    return gate_find(gated_hmp, name, MIN(len, strcspn(name, "/")));
 }

@@ -12,7 +12,7 @@
 
 /* A command that passes the gate */
 typedef struct GatedCommand {
-    const char *name;
+    const char *name;           /* or of the property that it sets */
     bool flush;                 /* it flushes a disk, or writes to an image */
 } GatedCommand;
 
@@ -22,7 +22,7 @@ typedef struct GatedCommand {
  * Returns: what is known of the command, or NULL if it does not pass the gate.
  * For the human monitor a whole line is looked at.
  */
-const GatedCommand *gate_find_qmp(const char *name);
+const GatedCommand *gate_find_qmp(const char *name, const QDict *args);
 const GatedCommand *gate_find_hmp(const char *cmdline);
 
 /*

@@ -19,10 +19,13 @@ static const GatedCommand *gate_find_request(const QDict *req)
     const QDict *args;
     const char *line;
 
-    if (!name || strcmp(name, "human-monitor-command")) {
-        return name ? gate_find_qmp(name) : NULL;
+    if (!name) {
+        return NULL;
     }
     args = qobject_to(QDict, qdict_get(req, "arguments"));
+    if (strcmp(name, "human-monitor-command")) {
+        return gate_find_qmp(name, args);
+    }
     line = args ? qdict_get_try_str(args, "command-line") : NULL;
     return line ? gate_find_hmp(line) : NULL;
 }

@@ -7,7 +7,8 @@
  * waiting for storage that hangs must be over before.
  *
  * Hooks: runstate.c (the main loop's decisions), cpus.c (the VM starts),
- * qmp-cmds.c ("cont"), hmp-cmds.c ("quit").
+ * qmp-cmds.c ("cont"), hmp-cmds.c ("quit"), watchdog.c ("poweroff"), vfio/pci.c
+ * (it stops the VM), migration.c (it is too late for one).
  */
 
 #include "qemu/osdep.h"
@@ -111,6 +112,15 @@ static void gate_vm_exit_cb(void *opaque)
     }
     vm.exits = true;
     qemu_notify_event();
+}
+
+bool gate_vm_quit(void)
+{
+    if (!blk_gate_is_needed()) {
+        return false;
+    }
+    qmp_quit(NULL);
+    return true;
 }
 
 bool gate_vm_may_exit(void)

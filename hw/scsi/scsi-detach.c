@@ -27,6 +27,7 @@
 #include "qemu/rcu_queue.h"
 #include "qapi/error.h"
 #include "block/aio-wait.h"
+#include "block/blk-detach-quiesce.h"
 #include "block/blk-orphan.h"
 #include "hw/scsi/scsi-detach.h"
 #include "system/block-backend.h"
@@ -244,30 +245,16 @@ bool scsi_detach_purge(SCSIDevice *s)
     return true;
 }
 
-/* Whether some device detaches, or there is none that would be drained */
-static bool scsi_detach_on_bus(SCSIBus *bus)
-{
-    BusChild *kid;
-    bool empty = true;
-
-    QTAILQ_FOREACH_RCU(kid, &bus->qbus.children, sibling) {
-        if (SCSI_DEVICE(kid->child)->detach) {
-            return true;
-        }
-        empty = false;
-    }
-    return empty;
-}
-
 bool scsi_detach_stop(SCSIBus *bus)
 {
     BusChild *kid;
 
-    RCU_READ_LOCK_GUARD();
-    if (!scsi_detach_on_bus(bus)) {
+    /* The disk that hangs may be on another bus, or another model's */
+    if (!blk_detach_any()) {
         return false;
     }
 
+    RCU_READ_LOCK_GUARD();
     QTAILQ_FOREACH_RCU(kid, &bus->qbus.children, sibling) {
         SCSIDevice *s = SCSI_DEVICE(kid->child);
 

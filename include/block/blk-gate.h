@@ -68,6 +68,16 @@ bool blk_gate_enter(const char *what, bool flush, Error **errp);
 /* Open the gate again, unless somebody else has entered it. BQL held. */
 void blk_gate_leave(void);
 
+/*
+ * blk_gate_allows:
+ *
+ * For what can neither wait nor return a message, and is called with the gate
+ * entered or not: say so if it would wait for storage that hangs.
+ *
+ * Context: BQL held.
+ */
+bool blk_gate_allows(const char *what);
+
 /* Whether somebody is between enter and leave.  BQL held. */
 bool blk_gate_is_entered(void);
 

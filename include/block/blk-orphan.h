@@ -12,12 +12,13 @@
  * gate (blk-gate.h) lets it.
  *
  * Hooks: block-backend.c (the device leaves; naming), block/qapi.c (listing),
- * virtio-scsi.c (an HBA whose disk has left).
+ * virtio-scsi.c (an HBA whose disk has left), iothread.c (which there are).
  */
 
 #ifndef BLOCK_BLK_ORPHAN_H
 #define BLOCK_BLK_ORPHAN_H
 
+#include "qom/object.h"
 #include "system/block-backend-common.h"
 
 /* BQL; NULL in BlockBackend unless its device has left, or is about to */
@@ -75,5 +76,9 @@ bool blk_orphan_any(void);
  * orphan.  Unlike a QOM path it names no object; no two orphans share it.
  */
 const char *blk_orphan_id(BlockBackend *blk);
+
+/* An IOThread comes into being, and is about to end.  BQL held. */
+void blk_orphan_iothread_begins(Object *iothread);
+void blk_orphan_iothread_ends(Object *iothread);
 
 #endif /* BLOCK_BLK_ORPHAN_H */

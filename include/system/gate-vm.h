@@ -37,6 +37,16 @@ void gate_vm_stop(RunState state);
 bool gate_vm_cont(Error **errp);
 
 /*
+ * gate_vm_quit:
+ *
+ * Let QEMU end as "quit" does, for who would have called exit().
+ *
+ * Context: BQL held.
+ * Returns: false if that is as good, because there is nothing to wait for.
+ */
+bool gate_vm_quit(void);
+
+/*
  * gate_vm_may_exit:
  *
  * Whether QEMU may leave its main loop, as it has been asked to.  While storage

@@ -4,12 +4,14 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * A stop of the VM that nobody can refuse, and "cont" before it has come about;
- * and a query about an image on a file system that does not answer.
+ * the reset of another device; and queries about images that cannot be read.
  */
 
 #include "qemu/osdep.h"
 #include "qobject/qdict.h"
 #include "qobject/qlist.h"
+#include "qobject/qstring.h"
+#include "libqos/virtio-pci.h"
 #include "blk-gate-test.h"
 #include "hold-fs.h"
 #include "virtio-blk-cancel-lib.h"
@@ -17,6 +19,7 @@
 #define WATCHDOG_ENABLE     0x443   /* port of ib700: starts the timer */
 #define WATCHDOG_2_S        0xe
 #define WATCHDOG_NS         3000000000
+#define HBA_SLOT            0x1d
 #define FILE_SIZE           (1024 * 1024)
 
 static bool is_status(QTestState *qts, const char *want)
@@ -29,14 +32,14 @@ static bool is_status(QTestState *qts, const char *want)
     return is;
 }
 
-/* A write is detached, and then the watchdog wants to stop the VM */
-static Vbc *stop_by_watchdog(const void *base, VbcReq *r)
+/* A write is detached, and then the watchdog does what @args say */
+static Vbc *bark(const void *base, const char *args, VbcReq *r)
 {
     VbcOptions opts = *(const VbcOptions *)base;
     Vbc *v;
 
     opts.server = true;
-    opts.args = "-device ib700 -action watchdog=pause";
+    opts.args = args;
     v = vbc_start(&opts);
     if (!v) {
         return NULL;
@@ -53,7 +56,16 @@ static Vbc *stop_by_watchdog(const void *base, VbcReq *r)
     qtest_clock_step(v->qts, WATCHDOG_NS);
     qtest_qmp_eventwait(v->qts, "WATCHDOG");
     qtest_qmp_eventwait(v->qts, "BLOCK_GATE_WAIT");
-    g_assert_true(is_status(v->qts, "running"));
+    return v;
+}
+
+static Vbc *stop_by_watchdog(const void *base, VbcReq *r)
+{
+    Vbc *v = bark(base, "-device ib700 -action watchdog=pause", r);
+
+    if (v) {
+        g_assert_true(is_status(v->qts, "running"));
+    }
     return v;
 }
 
@@ -100,6 +112,70 @@ static void test_cont(const void *base)
     qtest_qmp_eventwait(v->qts, "RESUME");
     g_assert_true(is_status(v->qts, "running"));
     end(v, &r);
+}
+
+/* It ends QEMU when the write has landed */
+static void test_poweroff(const void *base)
+{
+    VbcReq r;
+    Vbc *v = bark(base, "-device ib700 -action watchdog=poweroff", &r);
+
+    if (!v) {
+        return;
+    }
+    g_assert_true(is_status(v->qts, "shutdown"));
+    vbc_check_disk(v, r.sector, r.len, VBC_OLD);
+    vbc_watch_end(v);
+    vbc_release(v);
+    qtest_wait_qemu(v->qts);
+    vbc_check_disk(v, r.sector, r.len, 1);
+    vbc_abandon(v);
+}
+
+/*
+ * The reset of an HBA none of whose disks detaches waits for these, and not for
+ * the disk that hangs
+ */
+static void test_other_hba(const void *base)
+{
+    VbcOptions opts = *(const VbcOptions *)base;
+    g_autofree char *args = g_strdup_printf(
+        "-device virtio-scsi-pci,id=hba,addr=%x.0%s -device scsi-cd,bus=hba.0",
+        HBA_SLOT, opts.iothreads ? ",iothread=io0" : "");
+    VbcReq r = { .type = VIRTIO_BLK_T_OUT, .tag = 1, .sector = 8, .len = 4096,
+                 .fill = 1 };
+    QVirtioPCIDevice *hba;
+    Vbc *v;
+
+    opts.server = true;
+    opts.args = args;
+    v = vbc_start(&opts);
+    if (!v) {
+        return;
+    }
+    hba = virtio_pci_new(v->bus, &(QPCIAddress) {
+        .devfn = QPCI_DEVFN(HBA_SLOT, 0),
+    });
+    g_assert_nonnull(hba);
+    qvirtio_pci_device_enable(hba);
+    qvirtio_start_device(&hba->vdev);
+    qvirtio_set_driver_ok(&hba->vdev);
+
+    vbc_hold(v);
+    vbc_send_all(v, &r, 1);
+    vbc_cancel_req(v, &r);
+    vbc_watch_begin(v);
+    qvirtio_reset(&hba->vdev);
+    qvirtio_start_device(&hba->vdev);
+    qvirtio_set_driver_ok(&hba->vdev);
+    qtest_qmp_assert_success(v->qts, "{'execute': 'system_reset'}");
+    qtest_qmp_eventwait(v->qts, "RESET");
+    vbc_watch_end(v);
+    vbc_check_disk(v, r.sector, r.len, VBC_OLD);
+    qvirtio_pci_destructor(&hba->obj);
+    g_free(hba);
+    vbc_release(v);
+    vbc_abandon(v);
 }
 
 /* Returns: whether query-block knows how large the image is on the host */
@@ -152,8 +228,87 @@ static void test_query_file(const void *opts)
     hold_fs_free(fs);
 }
 
+/* Returns: of the one disk, what its format says; a reference */
+static QDict *format_of_disk(QTestState *qts)
+{
+    QDict *rsp = qtest_qmp(qts, "{'execute': 'query-block'}");
+    QDict *disk = qobject_to(QDict,
+                             qlist_peek(qdict_get_qlist(rsp, "return")));
+    QDict *image = qdict_get_qdict(qdict_get_qdict(disk, "inserted"), "image");
+    QDict *format = qdict_get_qdict(image, "format-specific");
+    QDict *data = qobject_ref(qdict_get_qdict(format, "data"));
+
+    qobject_unref(rsp);
+    return data;
+}
+
+/* Persistent bitmaps are in the image, and shown without reading it */
+static void check_bitmap(QTestState *qts)
+{
+    QDict *format = format_of_disk(qts);
+    QList *bitmaps = qdict_get_qlist(format, "bitmaps");
+    QDict *bitmap = qobject_to(QDict, qlist_peek(bitmaps));
+    QListEntry *entry;
+    unsigned int flags = 0;
+
+    g_assert_cmpuint(qlist_size(bitmaps), ==, 1);
+    g_assert_cmpstr(qdict_get_str(bitmap, "name"), ==, "map");
+    g_assert_cmpint(qdict_get_int(bitmap, "granularity"), ==, 65536);
+    QLIST_FOREACH_ENTRY(qdict_get_qlist(bitmap, "flags"), entry) {
+        const char *flag = qstring_get_str(qobject_to(QString,
+                                                      qlist_entry_obj(entry)));
+
+        flags += g_str_equal(flag, "auto") || g_str_equal(flag, "in-use");
+    }
+    g_assert_cmpuint(flags, ==, 2);
+    qobject_unref(format);
+}
+
+static void test_query_bitmap(const void *base)
+{
+    VbcOptions opts = *(const VbcOptions *)base;
+    g_autofree char *dir = g_dir_make_tmp("blk-gate-XXXXXX", NULL);
+    g_autofree char *image = g_strdup_printf("%s/disk", dir);
+    VbcReq r = { .type = VIRTIO_BLK_T_OUT, .tag = 1, .sector = 8, .len = 4096,
+                 .fill = 1 };
+    Vbc *v;
+
+    if (!have_qemu_img()) {
+        g_test_skip("needs qemu-img");
+        return;
+    }
+    g_assert_cmpint(vbc_qemu_img(dir, "create -q -f qcow2 @disk 4M"), ==, 0);
+    g_assert_cmpint(vbc_qemu_img(dir, "bitmap --add @disk map"), ==, 0);
+    /* An export does not grow */
+    g_assert_cmpint(truncate(image, 8 * FILE_SIZE), ==, 0);
+    opts.image = image;
+    opts.format = "qcow2";
+    opts.server = true;
+    v = vbc_start(&opts);
+    if (!v) {
+        return;
+    }
+    check_bitmap(v->qts);
+    vbc_hold(v);
+    vbc_send_all(v, &r, 1);
+    vbc_watch_begin(v);
+    check_bitmap(v->qts);
+    qtest_qmp_assert_success(v->qts, "{'execute': 'query-named-block-nodes'}");
+    g_free(qtest_hmp(v->qts, "info block -v"));
+    vbc_expect_pending(v, &r);
+    vbc_watch_end(v);
+    vbc_release(v);
+    vbc_expect(v, &r, VIRTIO_BLK_S_OK);
+    vbc_stop(v);
+    unlink(image);
+    rmdir(dir);
+}
+
 void gate_add_inside_tests(void)
 {
+    gate_add_test("stop/poweroff", test_poweroff, true);
+    gate_add_test("reset/other-hba", test_other_hba, true);
+    gate_add_test("query/bitmap", test_query_bitmap, false);
     gate_add_test("stop/watchdog", test_watchdog, true);
     gate_add_test("stop/cont", test_cont, true);
     gate_add_test("query/file", test_query_file, false);

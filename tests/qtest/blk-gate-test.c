@@ -74,12 +74,19 @@ static const Row rows[] = {
       "'device': 'none', 'name': 'x'}}", REFUSED, FAILS },
     { "{'execute': 'blockdev-snapshot-delete-internal-sync', 'arguments': {"
       "'device': 'none', 'name': 'x'}}", REFUSED, FAILS },
-    { "{'execute': 'human-monitor-command', 'arguments': {"
-      "'command-line': 'savevm x'}}", REFUSED, WORKS },
-    { "{'execute': 'human-monitor-command', 'arguments': {"
-      "'command-line': 'delvm x'}}", REFUSED, WORKS },
-    { "{'execute': 'human-monitor-command', 'arguments': {"
-      "'command-line': 'commit none'}}", REFUSED, WORKS },
+    { "{'execute': 'qom-set', 'arguments': {'property': 'drive',"
+      " 'path': '/machine/peripheral/vblk', 'value': 'none'}}",
+      REFUSED, FAILS },
+    { "{'execute': 'blockdev-create', 'arguments': {'job-id': 'create',"
+      " 'options': {'driver': 'qcow2', 'file': 'none', 'size': 0}}}",
+      REFUSED, WORKS },
+    { "{'execute': 'x-blockdev-amend', 'arguments': {'job-id': 'amend',"
+      " 'node-name': 'none', 'options': {'driver': 'qcow2'}}}",
+      REFUSED, FAILS },
+    { "{'execute': 'nbd-server-add', 'arguments': {'device': 'none'}}",
+      REFUSED, FAILS },
+    { "{'execute': 'xen-save-devices-state', 'arguments': {"
+      "'filename': '/nonexistent/x'}}", REFUSED, FAILS },
     { "{'execute': 'drive-mirror', 'arguments': {'device': 'none',"
       " 'target': 'x', 'sync': 'full'}}", REFUSED, FAILS },
     { "{'execute': 'drive-backup', 'arguments': {'device': 'none',"
@@ -159,6 +166,42 @@ static const Row rows[] = {
       "'node-name': '#block000', 'write-threshold': 0}}", FAILS, FAILS },
     { "{'execute': 'set-action', 'arguments': {'panic': 'pause'}}",
       WORKS, WORKS },
+    { "{'execute': 'system_powerdown'}", WORKS, WORKS },
+    { "{'execute': 'chardev-add', 'arguments': {'id': 'null', 'backend': {"
+      "'type': 'null', 'data': {}}}}", WORKS, FAILS },
+    { "{'execute': 'netdev_add', 'arguments': {'type': 'hubport', 'id': 'hub',"
+      " 'hubid': 0}}", WORKS, FAILS },
+};
+
+/* The same of the human monitor; afterwards each says something else */
+static const char *const hmp_rows[] = {
+    "block_resize none 4M",
+    "block_set_io_throttle none 0 0 0 0 0 0",
+    "block_stream none",
+    "block_job_cancel none",
+    "block_job_complete none",
+    "change none x",
+    "drive_backup none x",
+    "drive_mirror none x",
+    "drive_add 0 if=none,id=hmp,driver=null-co",
+    "drive_del hmp",
+    "device_add none",
+    "eject none",
+    "nbd_server_add none",
+    "nbd_server_remove none",
+    "nbd_server_start none",
+    "nbd_server_stop",
+    "snapshot_blkdev none x",
+    "snapshot_blkdev_internal none x",
+    "snapshot_delete_blkdev_internal none x",
+    "dump-guest-memory /nonexistent/x",
+    "\n\tcommit none\r\n",
+    "commit/x none",
+    "qom-set /machine/peripheral/vblk drive none",
+    "qom-set -j /machine/peripheral/vblk drive 0",
+    "savevm x",
+    "delvm x",
+    "commit none",
 };
 
 /* A second QMP connection, and a human monitor */
@@ -199,7 +242,7 @@ static bool start(Monitors *m, const void *opaque, const char *more)
     args = g_strdup_printf("-chardev socket,id=qmp2,path=%s,server=on,wait=off"
                            " -mon chardev=qmp2,mode=control"
                            " -chardev socket,id=hmp,path=%s,server=on,wait=off"
-                           " -mon chardev=hmp,mode=readline %s",
+                           ",mux=on -mon chardev=hmp,mode=readline %s",
                            m->qmp_path, m->hmp_path, more ?: "");
     opts.server = true;
     opts.args = args;
@@ -294,6 +337,17 @@ static void check_row(Monitors *m, const Row *row, Expect expect)
     qobject_unref(rsp);
 }
 
+static void check_hmp_row(Monitors *m, const char *line, bool refused)
+{
+    QDict *rsp = qtest_qmp(m->v->qts, "{'execute': 'human-monitor-command',"
+                           " 'arguments': {'command-line': %s}}", line);
+
+    g_test_message("%s", line);
+    g_assert_cmpint(!!gate_says(rsp), ==, refused);
+    g_assert_cmpint(qdict_haskey(rsp, "return"), ==, !refused);
+    qobject_unref(rsp);
+}
+
 /* A write hangs; detached if @detached */
 static void hang(Monitors *m, VbcReq *r, bool detached)
 {
@@ -337,6 +391,9 @@ static void commands(const void *opts, bool detached)
     for (unsigned int i = 0; i < ARRAY_SIZE(rows); i++) {
         check_row(&m, &rows[i], rows[i].hanging);
     }
+    for (unsigned int i = 0; i < ARRAY_SIZE(hmp_rows); i++) {
+        check_hmp_row(&m, hmp_rows[i], true);
+    }
     if (!detached) {
         vbc_expect_pending(m.v, &r);
     }
@@ -359,6 +416,9 @@ static void commands(const void *opts, bool detached)
         } else {
             check_row(&m, &rows[i], rows[i].otherwise);
         }
+    }
+    for (unsigned int i = 0; i < ARRAY_SIZE(hmp_rows); i++) {
+        check_hmp_row(&m, hmp_rows[i], false);
     }
     vbc_write(m.v, 8, 4096, 3);
     vbc_check_disk(m.v, 8, 4096, 3);
@@ -444,6 +504,30 @@ static void test_hmp_detached(const void *opts)
     human_monitor(opts, true);
 }
 
+/* A key of the console commits all disks, with no command and no answer */
+static void test_hmp_key(const void *opts)
+{
+    Monitors m;
+    VbcReq r;
+
+    if (!start(&m, opts, "-drive if=none,driver=null-co,size=1M,snapshot=on")) {
+        return;
+    }
+    expect_hmp(&m, "(qemu) ");
+    hang(&m, &r, true);
+    vbc_watch_begin(m.v);
+    tell_hmp(&m, "\001s");
+    tell_hmp(&m, "info status\n");
+    expect_hmp(&m, "VM status: running");
+    check_status(&m, "running");
+    vbc_watch_end(m.v);
+    vbc_release(m.v);
+    vbc_settle(m.v);
+    check_data(&m, &r, true);
+    end_monitors(&m);
+    vbc_stop(m.v);
+}
+
 /* A stop that nobody can refuse comes when the storage answers */
 static void test_stop_inside(const void *opts)
 {
@@ -469,13 +553,15 @@ static void test_stop_inside(const void *opts)
 
 /* QEMU ends when the write has landed, and not before; the VM runs no more */
 
-static void check_cont_refused(Monitors *m)
+static void check_too_late(Monitors *m, const char *command)
 {
-    QDict *error = qtest_qmp_assert_failure_ref(m->v->qts,
-                                                "{'execute': 'cont'}");
+    QDict *rsp;
 
-    g_assert_cmpstr(qdict_get_str(error, "desc"), ==, "QEMU is about to quit");
-    qobject_unref(error);
+    qtest_qmp_send_raw(m->v->qts, "%s\n", command);
+    rsp = qtest_qmp_receive(m->v->qts);
+    g_assert_cmpstr(qdict_get_str(qdict_get_qdict(rsp, "error"), "desc"), ==,
+                    "QEMU is about to quit");
+    qobject_unref(rsp);
 }
 
 static void leave(const void *opts, bool detached, void (*ask)(Monitors *m))
@@ -495,7 +581,9 @@ static void leave(const void *opts, bool detached, void (*ask)(Monitors *m))
     qtest_qmp_eventwait(m.v->qts, "BLOCK_GATE_WAIT");
     qtest_qmp_assert_success(m.v->qts, "{'execute': 'query-block'}");
     qtest_qmp_assert_success(m.v->qts, "{'execute': 'system_reset'}");
-    check_cont_refused(&m);
+    check_too_late(&m, "{\"execute\": \"cont\"}");
+    check_too_late(&m, "{\"execute\": \"migrate\", \"arguments\": {"
+                   "\"uri\": \"exec:cat >/dev/null\"}}");
     check_status(&m, "shutdown");
     g_assert_cmpint(kill(pid, 0), ==, 0);
     vbc_check_disk(m.v, r.sector, r.len, VBC_OLD);
@@ -787,6 +875,7 @@ int main(int argc, char **argv)
     gate_add_test("commands/detached", test_commands_detached, true);
     gate_add_test("hmp/hanging", test_hmp_hanging, false);
     gate_add_test("hmp/detached", test_hmp_detached, false);
+    gate_add_test("hmp/key", test_hmp_key, false);
     gate_add_test("stop/inside", test_stop_inside, true);
     gate_add_test("quit/hanging", test_quit_hanging, true);
     gate_add_test("quit/detached", test_quit_detached, true);

@@ -87,7 +87,18 @@ static void check_next_owner(Vbc *v, VbcReq *r)
     close(fd);
 }
 
-static void test_unplug(const void *base)
+/* The threads themselves live on; only their names go */
+static void del_iothreads(Vbc *v)
+{
+    for (unsigned int i = 0; i < v->opts.iothreads; i++) {
+        g_autofree char *id = g_strdup_printf("io%u", i);
+
+        qtest_qmp_assert_success(v->qts, "{'execute': 'object-del',"
+                                 " 'arguments': {'id': %s}}", id);
+    }
+}
+
+static void unplug(const void *base, bool threads_first)
 {
     Vbc *v = leave_start(base);
     VbcReq r[VBC_HANGING];
@@ -97,16 +108,15 @@ static void test_unplug(const void *base)
     }
     vbc_hang_some(v, r);
     vbc_watch_begin(v);
+    if (threads_first) {
+        del_iothreads(v);
+    }
     leave_unplug(v, "vblk", VBC_SLOT);
     reuse_all(v, r);
     g_assert_true(gate_has_orphan(v->qts));
     check_del_refused(v, "drv");
-    for (unsigned int i = 0; i < v->opts.iothreads; i++) {
-        g_autofree char *id = g_strdup_printf("io%u", i);
-
-        /* The thread itself lives on; only its name goes */
-        qtest_qmp_assert_success(v->qts, "{'execute': 'object-del',"
-                                 " 'arguments': {'id': %s}}", id);
+    if (!threads_first) {
+        del_iothreads(v);
     }
     vbc_watch_end(v);
 
@@ -117,6 +127,16 @@ static void test_unplug(const void *base)
     qtest_qmp_assert_success(v->qts, "{'execute': 'query-status'}");
     vbc_check_disk(v, 0, VBC_DISK_SIZE, 5);
     vbc_abandon(v);
+}
+
+static void test_unplug(const void *base)
+{
+    unplug(base, false);
+}
+
+static void test_unplug_thread(const void *base)
+{
+    unplug(base, true);
 }
 
 /* QEMU does not end before what an unplugged disk has under way has landed */
@@ -383,6 +403,8 @@ int main(int argc, char **argv)
 
     g_test_init(&argc, &argv, NULL);
     vbc_add_test("leave/unplug", VBC_SETUP_ALL, test_unplug);
+    vbc_add_test("leave/unplug-thread", VBC_SETUP_IOTHREADS,
+                 test_unplug_thread);
     vbc_add_test("leave/unplug-quit", loops, test_unplug_quit);
     vbc_add_test("leave/unplug-drive", loops, test_unplug_drive);
     vbc_add_test("leave/unplug-idle", loops, test_unplug_idle);

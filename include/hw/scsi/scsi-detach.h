@@ -110,8 +110,8 @@ bool scsi_detach_purge(SCSIDevice *s);
  * what its devices have in flight.  Those without detaching are drained.
  *
  * Context: main loop, BQL held.
- * Returns: false if nothing was done, because there are devices and detaching
- * is off for all.
+ * Returns: false if nothing was done, because detaching is off for all disks of
+ * the VM.
  */
 bool scsi_detach_stop(SCSIBus *bus);
 
