@@ -162,7 +162,7 @@ struct BlkDetachReq {
     BlkDetachState state;
     QEMUIOVector *qiov;         /* the caller's; not used after a cancel */
     void *buf;
-    QEMUIOVector bounce;        /* @buf */
+    QEMUIOVector bounce;        /* @buf; empty if there is none */
     bool charged;               /* its bytes are in @d->budget_used */
     bool has_slot;
     bool throttled;             /* may be in the throttle queue */

@@ -28,6 +28,14 @@ static unsigned int blk_detach_pool_class(uint64_t size)
     return ctz64(size) - ctz64(POOL_MIN_SIZE);
 }
 
+/* A driver that does not fill it must not show the guest QEMU's memory. */
+static void *pool_new_buffer(uint64_t size, size_t align)
+{
+    void *buf = qemu_try_memalign(MAX(align, qemu_real_host_page_size()), size);
+
+    return buf ? memset(buf, 0, size) : NULL;
+}
+
 void *blk_detach_pool_get(BlkDetachPool *pool, uint64_t bytes, size_t align)
 {
     uint64_t size = blk_detach_pool_size(bytes);
@@ -42,7 +50,7 @@ void *blk_detach_pool_get(BlkDetachPool *pool, uint64_t bytes, size_t align)
             return buf;
         }
     }
-    return qemu_try_memalign(MAX(align, qemu_real_host_page_size()), size);
+    return pool_new_buffer(size, align);
 }
 
 void blk_detach_pool_put(BlkDetachPool *pool, void *buf, uint64_t bytes)

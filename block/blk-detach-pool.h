@@ -25,6 +25,7 @@ uint64_t blk_detach_pool_size(uint64_t bytes);
 /*
  * Get a buffer for @bytes bytes of data, at least one, aligned to @align at
  * least unless that is more than a page and the buffer comes from the pool.
+ * It holds zeroes, or what an earlier user has left there.
  * Returns NULL when there is no memory.
  */
 void *blk_detach_pool_get(BlkDetachPool *pool, uint64_t bytes, size_t align);

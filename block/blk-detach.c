@@ -71,7 +71,8 @@ static int coroutine_fn blk_detach_co_flush(BlockBackend *blk)
 static int coroutine_fn blk_detach_co_issue(BlkDetachReq *r)
 {
     BlockBackend *blk = r->d->blk;
-    QEMUIOVector *qiov = r->bounced ? &r->bounce : r->qiov;
+    bool is_ours = r->bounced || (r->qiov && !r->bytes);
+    QEMUIOVector *qiov = is_ours ? &r->bounce : r->qiov;
     BdrvRequestFlags flags = r->flags | BDRV_REQ_NO_QUEUE;
 
     switch (r->op) {
@@ -249,9 +250,11 @@ BlkDetachReq *blk_detach_new_req(BlkDetach *d, BlkDetachOp op, int64_t offset,
         (blk_detach_changes_disk(r) && blk_detach_is_zoned(d->blk))) {
         r->detachable = false;
     }
-    if (r->bounced) {
+    if (r->bounced || !bytes) {
         r->flags &= ~BDRV_REQ_REGISTERED_BUF;
     }
+    /* Drivers look at an empty vector as well, after the caller's has gone */
+    qemu_iovec_init_external(&r->bounce, NULL, 0);
     blk_detach_init_waiter(&r->waiter, r, offset, bytes);
     return r;
 }

@@ -110,6 +110,11 @@ static int coroutine_fn hold_co(BlockDriverState *bs, HeldOp *op)
         qemu_coroutine_yield();
     }
 
+    /* Drivers may look at an empty vector, too, and late */
+    if (op->qiov) {
+        g_assert_cmpuint(op->qiov->size, ==, op->bytes);
+    }
+
     QEMU_LOCK_GUARD(&rig->lock);
     if (op->ret == 0) {
         hold_land_locked(rig, op);

@@ -8,7 +8,11 @@
  */
 
 #include "qemu/osdep.h"
+#include <malloc.h>
+#include "qemu/cutils.h"
 #include "qemu/main-loop.h"
+#include "qemu/memalign.h"
+#include "../../block/blk-detach-pool.h"
 #include "blk-detach-rig.h"
 
 /* The n-th block of the disk; no two requests overlap unless said */
@@ -477,11 +481,27 @@ static void test_quota_many_detached(const RigVariant *v)
     rig_end(rig);
 }
 
+/* What malloc() finds is not for guests, in all of a buffer of any size */
+static void test_new_buffers(void)
+{
+    BlkDetachPool pool = {};
+
+    mallopt(M_PERTURB, 0x5a);
+    for (uint64_t bytes = 512; bytes <= 4 * MiB; bytes *= 2) {
+        void *buf = blk_detach_pool_get(&pool, bytes, 512);
+
+        g_assert_true(buffer_is_zero(buf, blk_detach_pool_size(bytes)));
+        qemu_vfree(buf);
+    }
+    mallopt(M_PERTURB, 0);
+}
+
 void add_budget_tests(void)
 {
     static const RigOp data[] = { RIG_READ, RIG_WRITE };
     static const RigOp no_data[] = { RIG_ZEROES, RIG_DISCARD, RIG_FLUSH };
 
+    g_test_add_func("/blk-detach/budget/new-buffers", test_new_buffers);
     for (int i = 0; i < ARRAY_SIZE(data); i++) {
         rig_add_op("budget/charge", data[i], test_charge);
         rig_add_op("budget/fifo", data[i], test_fifo);

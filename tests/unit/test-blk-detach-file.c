@@ -9,6 +9,7 @@
  */
 
 #include "qemu/osdep.h"
+#include <sys/syscall.h>
 #include "qemu/main-loop.h"
 #include "qemu/memalign.h"
 #include "qemu/timer.h"
@@ -169,44 +170,84 @@ static void check_who(FileRig *rig)
     timer_free(timer);
 }
 
-static void test_file(gconstpointer opaque)
+/* Returns: as open_file() */
+static bool begin(FileRig *rig)
 {
     const BlkDetachOptions detach_options = {
         .budget = 1 * MiB,
         .max_requests = 16,
         .ctx_quota = 16,
     };
-    FileRig rig = { .test = opaque };
 
-    if (!open_file(&rig)) {
-        return;
+    if (!open_file(rig)) {
+        return false;
     }
-    qemu_sem_init(&rig.gate, 0);
-    rig.buf = qemu_memalign(4096, SIZE);
-    memset(rig.buf, 0x5a, SIZE);
-    rig.blk = blk_new(qemu_get_aio_context(),
-                      BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE, BLK_PERM_ALL);
-    blk_insert_bs(rig.blk, rig.bs, &error_abort);
+    qemu_sem_init(&rig->gate, 0);
+    rig->buf = qemu_memalign(4096, SIZE);
+    memset(rig->buf, 0x5a, SIZE);
+    rig->blk = blk_new(qemu_get_aio_context(),
+                       BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE, BLK_PERM_ALL);
+    blk_insert_bs(rig->blk, rig->bs, &error_abort);
     /* Something to flush, and to find */
-    g_assert_cmpint(blk_pwrite(rig.blk, 0, SIZE, rig.buf, 0), ==, 0);
+    g_assert_cmpint(blk_pwrite(rig->blk, 0, SIZE, rig->buf, 0), ==, 0);
 
-    if (rig.test->detach) {
-        blk_set_detach(rig.blk, &detach_options, &error_abort);
+    if (rig->test->detach) {
+        blk_set_detach(rig->blk, &detach_options, &error_abort);
         /* The pool is not to make up for its only thread. */
         thread_pool_overdue_enable(false);
     }
-    check_who(&rig);
-    if (rig.test->detach) {
-        thread_pool_overdue_enable(true);
-        blk_set_detach(rig.blk, NULL, &error_abort);
-    }
+    return true;
+}
 
-    blk_unref(rig.blk);
-    bdrv_unref(rig.bs);
-    qemu_vfree(rig.buf);
-    qemu_sem_destroy(&rig.gate);
-    unlink(rig.filename);
-    g_free(rig.filename);
+static void end(FileRig *rig)
+{
+    if (rig->test->detach) {
+        thread_pool_overdue_enable(true);
+        blk_set_detach(rig->blk, NULL, &error_abort);
+    }
+    blk_unref(rig->blk);
+    bdrv_unref(rig->bs);
+    qemu_vfree(rig->buf);
+    qemu_sem_destroy(&rig->gate);
+    unlink(rig->filename);
+    g_free(rig->filename);
+}
+
+static void test_file(gconstpointer opaque)
+{
+    FileRig rig = { .test = opaque };
+
+    if (begin(&rig)) {
+        check_who(&rig);
+        end(&rig);
+    }
+}
+
+/* In place of the C library's: QEMU calls this one. */
+static unsigned int syncs;  /* atomic */
+
+int fdatasync(int fd)
+{
+    qatomic_inc(&syncs);
+    return syscall(SYS_fdatasync, fd);
+}
+
+/* A write with FUA is durable, also if nothing was written since a flush. */
+static void test_fua(gconstpointer opaque)
+{
+    FileRig rig = { .test = opaque };
+
+    if (!begin(&rig)) {
+        return;
+    }
+    for (int i = 0; i < 2; i++) {
+        g_assert_cmpint(blk_flush(rig.blk), ==, 0);
+        qatomic_set(&syncs, 0);
+        g_assert_cmpint(blk_pwrite(rig.blk, 0, SIZE, rig.buf, BDRV_REQ_FUA),
+                        ==, 0);
+        g_assert_cmpuint(qatomic_read(&syncs), ==, 1);
+    }
+    end(&rig);
 }
 
 static bool is_by_pool(const char *aio, FileOp op, bool detach)
@@ -226,6 +267,10 @@ int main(int argc, char **argv)
 {
     static const char *const modes[] = { "threads", "native", "io_uring" };
     static FileTest tests[ARRAY_SIZE(modes) * OP__MAX * 2];
+    static const FileTest fua_tests[] = {
+        { "threads", OP_WRITE, .detach = true },
+        { "native", OP_WRITE, .detach = true },
+    };
 
     bdrv_init();
     qemu_init_main_loop(&error_abort);
@@ -245,6 +290,13 @@ int main(int argc, char **argv)
                                op_names[test->op],
                                test->detach ? "detach" : "stock");
         g_test_add_data_func(name, test, test_file);
+    }
+    /* io_uring has no system call of its own for it */
+    for (int i = 0; i < ARRAY_SIZE(fua_tests); i++) {
+        g_autofree char *name = g_strdup_printf("/blk-detach-file/%s/fua",
+                                                fua_tests[i].aio);
+
+        g_test_add_data_func(name, &fua_tests[i], test_fua);
     }
     return g_test_run();
 }
