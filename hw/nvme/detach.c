@@ -182,7 +182,7 @@ bool nvme_detach_abort(NvmeRequest *req)
 
 bool nvme_detach_cancel_step(NvmeRequest *req, BlockAIOCB *step)
 {
-    if (nvme_ctrl(req)->detach.target != req) {
+    if (!nvme_detach_is_target(req)) {
         return false;
     }
     if (step) {
@@ -191,14 +191,17 @@ bool nvme_detach_cancel_step(NvmeRequest *req, BlockAIOCB *step)
     return true;
 }
 
+bool nvme_detach_is_target(NvmeRequest *req)
+{
+    return nvme_ctrl(req)->detach.target == req;
+}
+
 bool nvme_detach_do_canceled(NvmeRequest *req)
 {
-    NvmeDetachCtrl *d = &nvme_ctrl(req)->detach;
-
-    if (d->target != req) {
+    if (!nvme_detach_is_target(req)) {
         return false;
     }
-    d->canceled = true;
+    nvme_ctrl(req)->detach.canceled = true;
     if (req->ns) {
         block_acct_canceled(blk_get_stats(req->ns->blkconf.blk));
         req->acct.type = BLOCK_ACCT_NONE;

@@ -106,7 +106,15 @@ bool nvme_detach_reset(struct NvmeCtrl *n, uint16_t status);
  */
 bool nvme_detach_cancel_step(struct NvmeRequest *req, BlockAIOCB *step);
 
+/*
+ * nvme_detach_is_target:
+ *
+ * Whether @req is being taken back now, and has not ended yet.
+ */
+bool nvme_detach_is_target(struct NvmeRequest *req);
+
 bool nvme_detach_do_canceled(struct NvmeRequest *req);
+
 
 /*
  * nvme_detach_canceled:

@@ -9,6 +9,7 @@
 
 #include "qemu/osdep.h"
 #include "qobject/qdict.h"
+#include "qobject/qlist.h"
 #include "detach-figures.h"
 #include "gate-patience.h"
 #include "nvme-detach-lib.h"
@@ -53,6 +54,27 @@ static const Target targets[] = {
     { "write-zeroes-protected", NVD_WRITE_ZEROES, 1, WITH_PROTECTION },
 };
 
+/* Nothing has failed in the eyes of who manages the host. */
+static void expect_no_failures(QTestState *qts)
+{
+    static const char *const counter[] = {
+        "failed_rd_operations", "failed_wr_operations",
+        "failed_flush_operations", "failed_unmap_operations",
+    };
+    QDict *rsp = qtest_qmp(qts, "{'execute': 'query-blockstats'}");
+    const QListEntry *entry;
+
+    QLIST_FOREACH_ENTRY(qdict_get_qlist(rsp, "return"), entry) {
+        QDict *disk = qobject_to(QDict, qlist_entry_obj(entry));
+        QDict *stats = qdict_get_qdict(disk, "stats");
+
+        for (unsigned int i = 0; i < ARRAY_SIZE(counter); i++) {
+            g_assert_cmpint(qdict_get_int(stats, counter[i]), ==, 0);
+        }
+    }
+    qobject_unref(rsp);
+}
+
 /*
  * A command that hangs is aborted, once.  A newer write to the same blocks
  * prevails, and what the storage does late reaches neither memory nor disk.
@@ -81,6 +103,7 @@ static void test_abort(const void *opaque)
     if (c.nsid != NVD_ALL_NS) {     /* else it is of no namespace */
         expect_cancels(v->qts, v->opts.own ? "nvme0" : "ns1", 1, 0, 0, 0);
     }
+    expect_no_failures(v->qts);
     nvd_reuse(v, &c);
 
     nvd_send(v, &newest);
