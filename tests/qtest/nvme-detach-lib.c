@@ -108,6 +108,8 @@ static uint32_t data_length(Nvd *v, const NvdCmd *c)
         return 16;
     case NVD_COPY:
         return 32;
+    case NVD_ZONE_RECEIVE:
+        return 128;
     default:
         return 0;
     }
@@ -148,6 +150,10 @@ static void build_io(Nvd *v, uint8_t *sqe, const NvdCmd *c)
     case NVD_ZONE_SEND:
         stq_le_p(sqe + 40, c->slba);
         stl_le_p(sqe + 52, c->zone_action);
+        break;
+    case NVD_ZONE_RECEIVE:
+        stq_le_p(sqe + 40, c->slba);
+        stl_le_p(sqe + 48, c->data_len / 4 - 1);
         break;
     default:
         stq_le_p(sqe + 40, c->slba);
@@ -445,6 +451,23 @@ static void kill_all(void *opaque)
     }
 }
 
+/* What reads give comes from the first child; the second is asked as well. */
+#define QUORUM "driver=quorum,read-pattern=fifo,vote-threshold=1," \
+    "children.0.driver=null-co,children.0.size=%u,children.0.read-zeroes=on," \
+    "children.1.driver=nbd,children.1.server.type=unix," \
+    "children.1.server.path=%s,children.1.export=disk%u"
+
+static char *drive_arguments(Nvd *v, unsigned int disk)
+{
+    if (!disk && v->opts.drive) {
+        return g_strdup(v->opts.drive);
+    }
+    if (v->opts.zeroes) {
+        return g_strdup_printf(QUORUM, NVD_DISK_SIZE, v->storage->socket, disk);
+    }
+    return hold_storage_drive(v->storage, disk);
+}
+
 static char *device_arguments(Nvd *v)
 {
     unsigned int num = v->opts.own ? 0 :
@@ -470,8 +493,7 @@ static char *device_arguments(Nvd *v)
                                " -drive if=none,id=drive0,%s", detach, drive);
     }
     for (unsigned int i = 0; i < num; i++) {
-        g_autofree char *drive = !i && v->opts.drive
-            ? g_strdup(v->opts.drive) : hold_storage_drive(v->storage, i);
+        g_autofree char *drive = drive_arguments(v, i);
 
         g_string_append_printf(s, " -drive if=none,id=drive%u,%s"
                                " -device nvme-ns,id=ns%u,bus=nvme0,"

@@ -53,6 +53,7 @@
 #define NVD_VERIFY              0x0c
 #define NVD_COPY                0x19
 #define NVD_ZONE_SEND           0x79
+#define NVD_ZONE_RECEIVE        0x7a
 #define NVD_ZONE_APPEND         0x7d
 
 #define NVD_OK                  0x000
@@ -85,6 +86,7 @@ typedef struct NvdOptions {
     bool zoned;                 /* namespaces, with zones of NVD_ZONE blocks */
     unsigned int metadata;      /* bytes of it behind each block */
     unsigned int prinfo;        /* of reads and writes */
+    bool zeroes;                /* all reads get them, without the storage */
 } NvdOptions;
 
 typedef struct NvdCmd {

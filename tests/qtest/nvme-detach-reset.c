@@ -339,6 +339,58 @@ static void test_delete_queue(void)
     nvd_stop(v);
 }
 
+static uint64_t write_pointer(Nvd *v, uint64_t slba)
+{
+    NvdCmd report = { .opcode = NVD_ZONE_RECEIVE, .queue = 2, .slba = slba };
+
+    nvd_do(v, &report, NVD_OK);
+    g_assert_cmphex(qtest_readq(v->qts, report.data + 64 + 16), ==, slba);
+    return qtest_readq(v->qts, report.data + 64 + 24);
+}
+
+/*
+ * A Copy to a zone is dropped while it writes.  The host asks for the write
+ * pointer, and goes on from there.
+ */
+static void test_zoned_copy(const void *deletes)
+{
+    Nvd *v = nvd_start(&(NvdOptions) { .zoned = true, .zeroes = true });
+    NvdCmd copy = { .opcode = NVD_COPY, .queue = 1, .blocks = BLOCKS,
+                    .slba = NVD_ZONE - BLOCKS };
+    NvdCmd delete_sq = { .opcode = NVD_ADM_DELETE_SQ, .cdw10 = 1 };
+    NvdCmd delete_cq = { .opcode = NVD_ADM_DELETE_CQ, .cdw10 = 1 };
+    uint64_t wp;
+
+    if (!v) {
+        return;
+    }
+    nvd_hold(v);
+    nvd_send(v, &copy);
+    nvd_sync(v);
+    nvd_sync(v);
+    nvd_expect_pending(v, &copy);
+    hold_storage_watch_begin(v->storage);
+    if (deletes) {
+        nvd_do(v, &delete_sq, NVD_OK);
+        nvd_expect(v, &copy, NVD_SQ_DELETED);
+        nvd_do(v, &delete_cq, NVD_OK);
+        nvd_create_queue(v, 1);
+    } else {
+        nvd_disable(v);
+        nvd_enable(v);
+    }
+    wp = write_pointer(v, NVD_ZONE);
+    hold_storage_watch_end(v->storage);
+
+    /* Behind what it was about to write, which nobody may count on */
+    g_assert_cmpuint(wp, ==, NVD_ZONE + BLOCKS);
+    nvd_release(v);
+    nvd_write(v, 1, wp, BLOCKS, NEWEST);
+    nvd_check_disk(v, 1, wp, BLOCKS, NEWEST);
+    g_assert_cmpuint(write_pointer(v, NVD_ZONE), ==, wp + BLOCKS);
+    nvd_stop(v);
+}
+
 /* The shutdown notification does not wait; the host can see it proceed. */
 static void test_shutdown(void)
 {
@@ -403,6 +455,10 @@ void nvd_add_reset_tests(void)
     qtest_add_func("/nvme-detach/reset/again", test_again);
     qtest_add_func("/nvme-detach/reset/over-budget", test_over_budget);
     qtest_add_func("/nvme-detach/delete-queue", test_delete_queue);
+    qtest_add_data_func("/nvme-detach/zoned-copy/reset", NULL,
+                        test_zoned_copy);
+    qtest_add_data_func("/nvme-detach/zoned-copy/delete-queue", "",
+                        test_zoned_copy);
     qtest_add_func("/nvme-detach/shutdown/on", test_shutdown);
     qtest_add_func("/nvme-detach/shutdown/off", test_shutdown_off);
 }
