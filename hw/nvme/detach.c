@@ -219,6 +219,8 @@ void nvme_detach_ended(NvmeRequest *req)
             req->status = d->status;
         }
     }
+    req->aiocb = NULL;
+    req->detach.answered = false;
 }
 
 /* Returns: how many commands of @sq could not be taken back */

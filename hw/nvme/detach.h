@@ -10,6 +10,8 @@
  *
  * Hooks: ctrl.c (Abort, reset, deletion, shutdown, the cancel functions of
  * commands of several steps, and where commands end); ns.c (setup, cleanup).
+ * In detach-status.c is a step that commands on namespaces with metadata have;
+ * hooks: ctrl.c, dif.c.
  * Everything here runs in the main loop's context with the BQL held.
  */
 
@@ -36,6 +38,12 @@ typedef struct NvmeDetachCtrl {
     bool canceled;                  /* the storage's answer will not be heard */
     QLIST_HEAD(, NvmeDetachFlush) flushes;  /* of a shutdown in progress */
 } NvmeDetachCtrl;
+
+/* State of one command; protected by the BQL. */
+typedef struct NvmeDetachReq {
+    bool answered;                  /* its question, by detach-status.c */
+    int answer;
+} NvmeDetachReq;
 
 /*
  * nvme_detach_ns_setup:
@@ -115,7 +123,6 @@ bool nvme_detach_is_target(struct NvmeRequest *req);
 
 bool nvme_detach_do_canceled(struct NvmeRequest *req);
 
-
 /*
  * nvme_detach_canceled:
  * @ret: the result of a block request of @req
@@ -129,6 +136,34 @@ static inline bool nvme_detach_canceled(struct NvmeRequest *req, int ret)
 {
     return unlikely(ret == -ECANCELED) && nvme_detach_do_canceled(req);
 }
+
+/*
+ * nvme_detach_all_zeroed:
+ * @step: where the command keeps the block request that it waits for
+ *
+ * Whether @nlb blocks of @req's namespace, which has detaching on, all read as
+ * zeroes.  The first call asks, with a request in @step, and returns
+ * -EINPROGRESS.  Then @cb comes, always later: with 0, and is to call this
+ * again for the answer; or with -ECANCELED if the request has been cancelled.
+ *
+ * Returns: 0 if all do, 1 if not, -EINPROGRESS, or another -errno.
+ */
+int nvme_detach_all_zeroed(struct NvmeRequest *req, uint64_t slba,
+                           uint32_t nlb, BlockAIOCB **step,
+                           BlockCompletionFunc *cb, void *opaque);
+
+/*
+ * nvme_detach_mangle_mdata:
+ *
+ * nvme_dif_mangle_mdata(), which see; but if @ns has detaching on the first
+ * call returns NVME_NO_COMPLETE, and @cb comes as above.  @mbuf is not touched
+ * any more once the request in @step has been cancelled.
+ */
+uint16_t nvme_detach_mangle_mdata(struct NvmeRequest *req,
+                                  struct NvmeNamespace *ns, uint8_t *mbuf,
+                                  size_t mlen, uint64_t slba,
+                                  BlockAIOCB **step, BlockCompletionFunc *cb,
+                                  void *opaque);
 
 /* @req ends: its completion is going to be queued. */
 void nvme_detach_ended(struct NvmeRequest *req);

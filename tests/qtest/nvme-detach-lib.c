@@ -63,12 +63,29 @@ void nvd_check_disk(Nvd *v, uint32_t nsid, uint64_t slba, unsigned int blocks,
 {
     size_t len = blocks * NVD_BLOCK;
     g_autofree uint8_t *buf = g_malloc(len);
-    int fd = open(v->storage->image[nsid - 1], O_RDONLY);
+    int fd;
 
+    if (v->opts.metadata) {
+        nvd_check_read(v, nsid, slba, blocks, fill);
+        return;
+    }
+    fd = open(v->storage->image[nsid - 1], O_RDONLY);
     g_assert_cmpint(fd, >=, 0);
     g_assert_cmpint(pread(fd, buf, len, slba * NVD_BLOCK), ==, len);
     close(fd);
     check_bytes(buf, len, slba * NVD_BLOCK, fill);
+}
+
+void nvd_spoil_disk(Nvd *v, uint32_t nsid, uint64_t slba)
+{
+    uint8_t block[NVD_BLOCK];
+    int fd = open(v->storage->image[nsid - 1], O_WRONLY);
+
+    memset(block, NVD_POISON, sizeof(block));
+    g_assert_cmpint(fd, >=, 0);
+    g_assert_cmpint(pwrite(fd, block, sizeof(block), slba * NVD_BLOCK), ==,
+                    sizeof(block));
+    close(fd);
 }
 
 void nvd_reuse(Nvd *v, NvdCmd *c)
@@ -137,6 +154,7 @@ static void write_data(Nvd *v, NvdCmd *c)
 static void build_io(Nvd *v, uint8_t *sqe, const NvdCmd *c)
 {
     unsigned int blocks = c->blocks ?: 1;
+    unsigned int prinfo = v->opts.prinfo;
 
     switch (c->opcode) {
     case NVD_FLUSH:
@@ -156,9 +174,15 @@ static void build_io(Nvd *v, uint8_t *sqe, const NvdCmd *c)
         stl_le_p(sqe + 48, c->data_len / 4 - 1);
         break;
     default:
+        if (c->opcode == NVD_VERIFY) {
+            prinfo &= 7;                            /* checks only */
+        } else if (c->opcode == NVD_WRITE_ZEROES) {
+            prinfo &= 8;
+        }
         stq_le_p(sqe + 40, c->slba);
         stw_le_p(sqe + 48, blocks - 1);
-        stw_le_p(sqe + 50, v->opts.prinfo << 10);
+        stw_le_p(sqe + 50, prinfo << 10);
+        stl_le_p(sqe + 56, prinfo ? c->slba : 0);
     }
 }
 
@@ -206,7 +230,7 @@ void nvd_add(Nvd *v, NvdCmd *c)
         build_io(v, sqe, c);
     }
     qtest_memwrite(v->qts, q->sq + q->sq_tail * SQE_SIZE, sqe, SQE_SIZE);
-    q->sq_tail = (q->sq_tail + 1) % NVD_QUEUE_SIZE;
+    q->sq_tail = (q->sq_tail + 1) % q->entries;
 }
 
 void nvd_ring(Nvd *v, unsigned int queue)
@@ -218,6 +242,16 @@ void nvd_send(Nvd *v, NvdCmd *c)
 {
     nvd_add(v, c);
     nvd_ring(v, c->queue);
+}
+
+void nvd_ring_both(Nvd *v)
+{
+    uint32_t doorbell[4] = {
+        cpu_to_le32(v->queue[0].sq_tail), cpu_to_le32(v->queue[0].cq_head),
+        cpu_to_le32(v->queue[1].sq_tail), cpu_to_le32(v->queue[1].cq_head),
+    };
+
+    qpci_memwrite(v->dev, v->bar, NVD_REG_DOORBELL, doorbell, sizeof(doorbell));
 }
 
 static bool reap_one(Nvd *v, NvdQueue *q)
@@ -242,7 +276,7 @@ static bool reap_one(Nvd *v, NvdQueue *q)
     c->result = ldl_le_p(cqe);
     c->order = ++v->completed;
 
-    q->cq_head = (q->cq_head + 1) % NVD_QUEUE_SIZE;
+    q->cq_head = (q->cq_head + 1) % q->entries;
     q->phase ^= !q->cq_head;
     return true;
 }
@@ -320,6 +354,22 @@ void nvd_abort(Nvd *v, NvdCmd *c)
     nvd_expect(v, c, NVD_ABORTED);
 }
 
+void nvd_send_events(Nvd *v, NvdCmd *event, unsigned int num)
+{
+    for (unsigned int i = 0; i < num; i++) {
+        event[i] = (NvdCmd) { .opcode = NVD_ADM_ASYNC_EVENT };
+        nvd_send(v, &event[i]);
+    }
+    nvd_sync(v);
+}
+
+void nvd_abort_events(Nvd *v, NvdCmd *event, unsigned int num)
+{
+    for (unsigned int i = 0; i < num; i++) {
+        nvd_abort(v, &event[i]);
+    }
+}
+
 void nvd_write(Nvd *v, uint32_t nsid, uint64_t slba, unsigned int blocks,
                int fill)
 {
@@ -367,6 +417,8 @@ static void new_queue(Nvd *v, NvdQueue *q)
     *q = (NvdQueue) {
         .sq = guest_alloc(&v->alloc, NVD_QUEUE_SIZE * SQE_SIZE),
         .cq = guest_alloc(&v->alloc, NVD_QUEUE_SIZE * CQE_SIZE),
+        .entries = q == &v->queue[0] && v->opts.admin_entries
+            ? v->opts.admin_entries : NVD_QUEUE_SIZE,
         .phase = FIRST_CQE_PHASE,
     };
     qtest_memset(v->qts, q->cq, 0, NVD_QUEUE_SIZE * CQE_SIZE);
@@ -394,8 +446,7 @@ void nvd_enable(Nvd *v)
 
     memset(v->queue, 0, sizeof(v->queue));
     new_queue(v, q);
-    nvd_writel(v, NVD_REG_AQA,
-               (NVD_QUEUE_SIZE - 1) << 16 | (NVD_QUEUE_SIZE - 1));
+    nvd_writel(v, NVD_REG_AQA, (q->entries - 1) << 16 | (q->entries - 1));
     nvd_writel(v, NVD_REG_ASQ, q->sq);
     nvd_writel(v, NVD_REG_ASQ + 4, q->sq >> 32);
     nvd_writel(v, NVD_REG_ACQ, q->cq);
@@ -459,13 +510,16 @@ static void kill_all(void *opaque)
 
 static char *drive_arguments(Nvd *v, unsigned int disk)
 {
+    g_autofree char *drive = NULL;
+
     if (!disk && v->opts.drive) {
         return g_strdup(v->opts.drive);
     }
     if (v->opts.zeroes) {
         return g_strdup_printf(QUORUM, NVD_DISK_SIZE, v->storage->socket, disk);
     }
-    return hold_storage_drive(v->storage, disk);
+    drive = hold_storage_drive(v->storage, disk);
+    return g_strconcat(drive, v->opts.keep ? ",discard=ignore" : "", NULL);
 }
 
 static char *device_arguments(Nvd *v)

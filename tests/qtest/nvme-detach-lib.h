@@ -60,7 +60,9 @@
 #define NVD_ABORTED             0x007   /* Command Abort Requested */
 #define NVD_SQ_DELETED          0x008   /* Aborted due to SQ Deletion */
 #define NVD_FORMAT_IN_PROGRESS  0x084
+#define NVD_INVALID_QUEUE       0x4101
 #define NVD_INVALID_FIELD       0x4002  /* Do Not Retry */
+#define NVD_GUARD_ERROR         0x282
 #define NVD_COMPARE_FAILED      0x4285
 
 #define NVD_BLOCK               512
@@ -86,8 +88,18 @@ typedef struct NvdOptions {
     bool zoned;                 /* namespaces, with zones of NVD_ZONE blocks */
     unsigned int metadata;      /* bytes of it behind each block */
     unsigned int prinfo;        /* of reads and writes */
+    bool keep;                  /* deallocation does not reach the storage */
     bool zeroes;                /* all reads get them, without the storage */
+    unsigned int admin_entries; /* of the admin queue; 0: NVD_QUEUE_SIZE */
 } NvdOptions;
+
+#define NVD_METADATA    .ns = ",ms=8,mset=1", .metadata = 8
+
+/*
+ * The controller makes it, checks it (guard and reference tag) and strips it.
+ * What was never written passes only if it has been found to be zeroes.
+ */
+#define NVD_PROTECTION  .ns = ",ms=8,mset=1,pi=1", .prinfo = 13
 
 typedef struct NvdCmd {
     /* Set by the test */
@@ -116,6 +128,7 @@ typedef struct NvdCmd {
 typedef struct NvdQueue {
     uint64_t sq;
     uint64_t cq;
+    unsigned int entries;
     unsigned int sq_tail;
     unsigned int cq_head;
     bool phase;
@@ -173,6 +186,12 @@ void nvd_add(Nvd *v, NvdCmd *c);
 void nvd_ring(Nvd *v, unsigned int queue);
 void nvd_send(Nvd *v, NvdCmd *c);
 
+/*
+ * Ring for queues 0 and 1 at once: the controller sees the commands of both
+ * before anything that any of them has asked for has been done.
+ */
+void nvd_ring_both(Nvd *v);
+
 /* Look into all completion queues once. */
 void nvd_reap(Nvd *v);
 
@@ -186,6 +205,10 @@ void nvd_expect_pending(Nvd *v, NvdCmd *c);
 
 /* Wait until the controller has seen everything that was sent. */
 void nvd_sync(Nvd *v);
+
+/* Asynchronous Event Requests, which leave the admin queue when aborted */
+void nvd_send_events(Nvd *v, NvdCmd *event, unsigned int num);
+void nvd_abort_events(Nvd *v, NvdCmd *event, unsigned int num);
 
 /* Abort that command.  Returns: bit 0 of the result, 0 for "aborted" */
 unsigned int nvd_abort_cid(Nvd *v, unsigned int queue, uint16_t cid);
@@ -207,7 +230,13 @@ void nvd_check_reused(Nvd *v, NvdCmd *c);
 void nvd_fill(Nvd *v, NvdCmd *c, int fill);
 void nvd_check_data(Nvd *v, NvdCmd *c, int fill);
 
-/* Check the image of namespace @nsid. */
+/* Another than the controller writes to the image of namespace @nsid. */
+void nvd_spoil_disk(Nvd *v, uint32_t nsid, uint64_t slba);
+
+/*
+ * Check the image of namespace @nsid.  With metadata read it instead: there
+ * blocks are not where the tests expect them.
+ */
 void nvd_check_disk(Nvd *v, uint32_t nsid, uint64_t slba, unsigned int blocks,
                     int fill);
 
@@ -221,8 +250,9 @@ static inline void nvd_release(Nvd *v)
     hold_storage_release(v->storage);
 }
 
-/* nvme-detach-{reset,vf,random}.c */
+/* nvme-detach-{reset,status,vf,random}.c */
 void nvd_add_reset_tests(void);
+void nvd_add_status_tests(void);
 void nvd_add_vf_tests(void);
 void nvd_add_random_tests(void);
 

@@ -12,7 +12,7 @@
 #include "qemu/osdep.h"
 #include "nvme-detach-lib.h"
 
-#define STEPS       600
+#define STEPS       400
 #define BLOCKS      4
 #define RANGES      16          /* of BLOCKS blocks each */
 #define NEWEST      21
@@ -160,16 +160,18 @@ static void finish(Host *h)
         }
     }
     for (uint32_t nsid = 1; nsid <= HOLD_STORAGE_DISKS; nsid++) {
-        nvd_check_disk(h->v, nsid, 0, (RANGES + 1) * BLOCKS, NEWEST);
+        for (unsigned int i = 0; i < RANGES + 1; i++) {
+            nvd_check_disk(h->v, nsid, i * BLOCKS, BLOCKS, NEWEST);
+        }
     }
     nvd_stop(h->v);
 }
 
-static void test_random(void)
+static void test_random(const void *opts)
 {
     g_autofree Host *h = g_new0(Host, 1);
 
-    h->v = nvd_start(&(NvdOptions) {});
+    h->v = nvd_start(opts);
     if (!h->v) {
         return;
     }
@@ -183,5 +185,14 @@ static void test_random(void)
 
 void nvd_add_random_tests(void)
 {
-    qtest_add_func("/nvme-detach/random", test_random);
+    static const NvdOptions plain = {};
+    static const NvdOptions metadata = { NVD_METADATA };
+    static const NvdOptions kept = { NVD_METADATA, .keep = true };
+    static const NvdOptions protection = { NVD_PROTECTION };
+
+    qtest_add_data_func("/nvme-detach/random/plain", &plain, test_random);
+    qtest_add_data_func("/nvme-detach/random/metadata", &metadata, test_random);
+    qtest_add_data_func("/nvme-detach/random/kept", &kept, test_random);
+    qtest_add_data_func("/nvme-detach/random/protection", &protection,
+                        test_random);
 }

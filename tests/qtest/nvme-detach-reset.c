@@ -73,6 +73,8 @@ static const Reset resets[] = {
     { "bus", { .port = true }, true, reset_bus },
     { "system", {}, true, reset_system },
     { "in-shutdown", {}, false, reset_in_shutdown },
+    { "metadata", { NVD_METADATA, .keep = true }, false, reset_controller },
+    { "protection", { NVD_PROTECTION }, false, reset_controller },
 };
 
 static bool was_aborted(unsigned int i)

@@ -4,7 +4,8 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * In nvme-detach-reset.c are resets, deleted queues and shutdowns, in
- * nvme-detach-vf.c virtual functions, in nvme-detach-random.c all at once.
+ * nvme-detach-status.c what asks which blocks are zeroed, in nvme-detach-vf.c
+ * virtual functions, in nvme-detach-random.c all at once.
  */
 
 #include "qemu/osdep.h"
@@ -22,11 +23,6 @@
 #define OLD     1
 #define NEW     11
 #define NEWEST  21
-
-#define WITH_METADATA \
-    { .ns = ",ms=8,mset=1", .metadata = 8 }
-#define WITH_PROTECTION /* the controller makes and strips it */ \
-    { .ns = ",ms=8,mset=1,pi=1", .prinfo = 8 }
 
 typedef struct Target {
     const char *name;
@@ -46,12 +42,15 @@ static const Target targets[] = {
     { "compare", NVD_COMPARE },
     { "verify", NVD_VERIFY },
     { "copy", NVD_COPY },
-    { "read-metadata", NVD_READ, 1, WITH_METADATA },
-    { "write-metadata", NVD_WRITE, 1, WITH_METADATA },
-    { "compare-metadata", NVD_COMPARE, 1, WITH_METADATA },
-    { "read-protected", NVD_READ, 1, WITH_PROTECTION },
-    { "write-protected", NVD_WRITE, 1, WITH_PROTECTION },
-    { "write-zeroes-protected", NVD_WRITE_ZEROES, 1, WITH_PROTECTION },
+    { "read-metadata", NVD_READ, 1, { NVD_METADATA } },
+    { "write-metadata", NVD_WRITE, 1, { NVD_METADATA } },
+    { "compare-metadata", NVD_COMPARE, 1, { NVD_METADATA } },
+    { "dsm-metadata", NVD_DSM, 1, { NVD_METADATA } },
+    { "copy-metadata", NVD_COPY, 1, { NVD_METADATA } },
+    { "read-protected", NVD_READ, 1, { NVD_PROTECTION } },
+    { "write-protected", NVD_WRITE, 1, { NVD_PROTECTION } },
+    { "write-zeroes-protected", NVD_WRITE_ZEROES, 1, { NVD_PROTECTION } },
+    { "verify-protected", NVD_VERIFY, 1, { NVD_PROTECTION } },
 };
 
 /* Nothing has failed in the eyes of who manages the host. */
@@ -113,9 +112,7 @@ static void test_abort(const void *opaque)
     nvd_expect(v, &newest, NVD_OK);
     nvd_check_reused(v, &c);
     nvd_check_read(v, 1, SLBA, 2 * BLOCKS, NEWEST);
-    if (!v->opts.ns) {
-        nvd_check_disk(v, 1, SLBA, 2 * BLOCKS, NEWEST);
-    }
+    nvd_check_disk(v, 1, SLBA, 2 * BLOCKS, NEWEST);
     nvd_stop(v);
 }
 
@@ -476,6 +473,7 @@ static void test_unplug_idle(void)
  */
 static void test_unplug(const void *opts)
 {
+    static const uint8_t opcode[] = { NVD_WRITE, NVD_READ, NVD_DSM };
     Nvd *v = nvd_start(opts);
     NvdCmd c[HANGING];
 
@@ -484,7 +482,7 @@ static void test_unplug(const void *opts)
     }
     nvd_hold(v);
     for (unsigned int i = 0; i < HANGING; i++) {
-        c[i] = (NvdCmd) { .opcode = i % 2 ? NVD_READ : NVD_WRITE, .queue = 1,
+        c[i] = (NvdCmd) { .opcode = opcode[i % ARRAY_SIZE(opcode)], .queue = 1,
                           .slba = i * BLOCKS, .blocks = BLOCKS, .fill = NEW };
         nvd_send(v, &c[i]);
     }
@@ -513,8 +511,13 @@ int main(int argc, char **argv)
 {
     static const NvdOptions own = { .unplug = true, .own = true };
     static const NvdOptions namespaces = { .unplug = true };
+    static const NvdOptions status = { .unplug = true, NVD_METADATA,
+                                       .keep = true };
 
     g_test_init(&argc, &argv, NULL);
+
+    /* For QEMU: what was freed must not look as if it were still there. */
+    g_setenv("MALLOC_PERTURB_", "165", false);
     for (unsigned int i = 0; i < ARRAY_SIZE(targets); i++) {
         g_autofree char *path = g_strdup_printf("/nvme-detach/abort/%s",
                                                 targets[i].name);
@@ -537,7 +540,9 @@ int main(int argc, char **argv)
     qtest_add_data_func("/nvme-detach/unplug/own", &own, test_unplug);
     qtest_add_data_func("/nvme-detach/unplug/namespaces", &namespaces,
                         test_unplug);
+    qtest_add_data_func("/nvme-detach/unplug/status", &status, test_unplug);
     nvd_add_reset_tests();
+    nvd_add_status_tests();
     nvd_add_vf_tests();
     nvd_add_random_tests();
     return g_test_run();
