@@ -131,49 +131,77 @@ static bool can_abort(NvmeRequest *req)
 }
 
 /*
+ * Between these no command is fetched.  Event loops may run there, and a
+ * command in one of them may abort what is being taken back, or delete the
+ * queue that it is in.
+ */
+static void stop_fetching(NvmeCtrl *n)
+{
+    n->detach.busy++;
+}
+
+static void resume_fetching(NvmeCtrl *n)
+{
+    NvmeDetachCtrl *d = &n->detach;
+
+    if (--d->busy || !d->deferred) {
+        return;
+    }
+    d->deferred = false;
+    for (unsigned int i = 0; i < n->params.max_ioqpairs + 1; i++) {
+        if (n->sq[i]) {
+            qemu_bh_schedule(n->sq[i]->bh);
+        }
+    }
+}
+
+/*
  * Take @req back, to end with @status.
  *
- * Returns: false if it has not ended.
+ * Returns: _REFUSED if it has not ended, _CANCELED or _COMPLETED.
  */
-static bool take_back(NvmeRequest *req, uint16_t status)
+static BlkCancelOutcome take_back(NvmeRequest *req, uint16_t status)
 {
-    NvmeDetachCtrl *d = &nvme_ctrl(req)->detach;
-    bool ended;
+    NvmeCtrl *n = nvme_ctrl(req);
+    NvmeDetachCtrl *d = &n->detach;
+    BlkCancelOutcome outcome;
 
     assert(!d->target);
+    stop_fetching(n);
     d->target = req;
     d->status = status;
     d->canceled = false;
     for (unsigned int i = 0; d->target && i < MAX_STEPS; i++) {
         blk_aio_cancel_async(req->aiocb);
     }
-    ended = !d->target;
+    outcome = d->target   ? BLK_CANCEL_REFUSED :
+              d->canceled ? BLK_CANCEL_CANCELED : BLK_CANCEL_COMPLETED;
     d->target = NULL;
-    return ended;
+    resume_fetching(n);
+    return outcome;
 }
 
 bool nvme_detach_abort(NvmeRequest *req)
 {
-    NvmeDetachCtrl *d = &nvme_ctrl(req)->detach;
+    static const char *const name[BLK_CANCEL__MAX] = {
+        [BLK_CANCEL_REFUSED]    = "cannot be detached",
+        [BLK_CANCEL_CANCELED]   = "aborted",
+        [BLK_CANCEL_COMPLETED]  = "has a result",
+    };
     BlkCancelOutcome outcome = BLK_CANCEL_REFUSED;
-    const char *name = "cannot be aborted";
+    uint16_t sqid = req->sq->sqid;
+    uint16_t cid = nvme_cid(req);
+    bool possible = can_abort(req);
     NvmeNamespace *ns;
 
     /* A flush has none of its own; one of all namespaces is of none */
     ns = req->ns ?: nvme_ns(nvme_ctrl(req), le32_to_cpu(req->cmd.nsid));
 
-    if (can_abort(req)) {
-        if (!take_back(req, NVME_CMD_ABORT_REQ)) {
-            name = "cannot be detached";
-        } else if (d->canceled) {
-            outcome = BLK_CANCEL_CANCELED;
-            name = "aborted";
-        } else {
-            outcome = BLK_CANCEL_COMPLETED;
-            name = "has a result";
-        }
+    if (possible) {
+        outcome = take_back(req, NVME_CMD_ABORT_REQ);
     }
-    trace_pci_nvme_detach_abort(req->sq->sqid, nvme_cid(req), name);
+    trace_pci_nvme_detach_abort(sqid, cid, possible ? name[outcome]
+                                                    : "cannot be aborted");
     if (ns) {
         blk_detach_account_cancel(ns->blkconf.blk, outcome);
     }
@@ -223,17 +251,30 @@ void nvme_detach_ended(NvmeRequest *req)
     req->detach.answered = false;
 }
 
+/* Returns: a command of @sq that can be asked in this round, or NULL */
+static NvmeRequest *next_to_drop(NvmeSQueue *sq, uint64_t round)
+{
+    NvmeRequest *req;
+
+    QTAILQ_FOREACH(req, &sq->out_req_list, entry) {
+        if (req->aiocb && req->detach.round != round) {
+            return req;
+        }
+    }
+    return NULL;
+}
+
 /* Returns: how many commands of @sq could not be taken back */
 static unsigned int drop_sq(NvmeSQueue *sq, uint16_t status)
 {
-    NvmeRequest *req, *next;
+    uint64_t round = ++sq->ctrl->detach.round;
     unsigned int dropped = 0, left = 0;
+    NvmeRequest *req;
 
-    QTAILQ_FOREACH_SAFE(req, &sq->out_req_list, entry, next) {
-        if (!req->aiocb) {
-            continue;
-        }
-        if (take_back(req, status)) {
+    /* Others may end meanwhile: the list is not what it was */
+    while ((req = next_to_drop(sq, round))) {
+        req->detach.round = round;
+        if (take_back(req, status) != BLK_CANCEL_REFUSED) {
             dropped++;
         } else {
             left++;
@@ -250,6 +291,7 @@ static void drain(NvmeCtrl *n, unsigned int left)
     int64_t waited;
 
     trace_pci_nvme_detach_drain(left);
+    stop_fetching(n);
     for (unsigned int i = 1; i <= NVME_MAX_NAMESPACES; i++) {
         NvmeNamespace *ns = nvme_subsys_ns(n->subsys, i);
 
@@ -257,6 +299,7 @@ static void drain(NvmeCtrl *n, unsigned int left)
             nvme_ns_drain(ns);
         }
     }
+    resume_fetching(n);
 
     waited = get_clock() - start;
     if (waited >= WARN_NS) {

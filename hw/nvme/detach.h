@@ -9,9 +9,9 @@
  * for the storage.
  *
  * Hooks: ctrl.c (Abort, reset, deletion, shutdown, the cancel functions of
- * commands of several steps, and where commands end); ns.c (setup, cleanup).
- * In detach-status.c is a step that commands on namespaces with metadata have;
- * hooks: ctrl.c, dif.c.
+ * commands of several steps, where commands are fetched and where they end);
+ * ns.c (setup, cleanup).  In detach-status.c is a step that commands on
+ * namespaces with metadata have; hooks: ctrl.c, dif.c.
  * Everything here runs in the main loop's context with the BQL held.
  */
 
@@ -36,11 +36,15 @@ typedef struct NvmeDetachCtrl {
     struct NvmeRequest *target;     /* being taken back; NULL once it ended */
     uint16_t status;                /* which it ends with if that succeeds */
     bool canceled;                  /* the storage's answer will not be heard */
+    bool deferred;                  /* there may be commands to be fetched */
+    unsigned int busy;              /* no command is fetched unless 0 */
+    uint64_t round;                 /* of dropping a queue's commands */
     QLIST_HEAD(, NvmeDetachFlush) flushes;  /* of a shutdown in progress */
 } NvmeDetachCtrl;
 
 /* State of one command; protected by the BQL. */
 typedef struct NvmeDetachReq {
+    uint64_t round;                 /* of NvmeDetachCtrl that it was asked in */
     bool answered;                  /* its question, by detach-status.c */
     int answer;
 } NvmeDetachReq;
@@ -135,6 +139,20 @@ bool nvme_detach_do_canceled(struct NvmeRequest *req);
 static inline bool nvme_detach_canceled(struct NvmeRequest *req, int ret)
 {
     return unlikely(ret == -ECANCELED) && nvme_detach_do_canceled(req);
+}
+
+/*
+ * nvme_detach_defers:
+ *
+ * Whether commands must not be fetched now.  Then they will be later.
+ */
+static inline bool nvme_detach_defers(NvmeDetachCtrl *d)
+{
+    if (likely(!d->busy)) {
+        return false;
+    }
+    d->deferred = true;
+    return true;
 }
 
 /*

@@ -11,6 +11,7 @@
 
 #define BLOCKS   8      /* of a command */
 #define HANGING  24     /* commands that hang */
+#define ON_NULL  "driver=null-co,size=4M,latency-ns=500000000"
 #define QUEUE_1  2      /* of a bitmap */
 #define QUEUE_2  4
 
@@ -341,6 +342,45 @@ static void test_delete_queue(void)
     nvd_stop(v);
 }
 
+/*
+ * While a deletion waits for a command that cannot be taken back, another one
+ * of the same queue could be fetched: when the flush that has the last entry of
+ * the admin queue ends.
+ */
+static void test_delete_twice(void)
+{
+    Nvd *v = nvd_start(&(NvdOptions) { .drive = ON_NULL, .admin_entries = 3,
+                                       .ns = ",detach-budget=1k" });
+    NvdCmd write = { .opcode = NVD_WRITE, .queue = 1, .blocks = BLOCKS };
+    NvdCmd flush = { .opcode = NVD_ADM_SET_FEATURES,
+                     .cdw10 = NVD_FEAT_WRITE_CACHE };
+    NvdCmd delete_sq[2] = { { .opcode = NVD_ADM_DELETE_SQ, .cdw10 = 1 },
+                            { .opcode = NVD_ADM_DELETE_SQ, .cdw10 = 1 } };
+    NvdCmd event;
+    GThread *thread;
+
+    if (!v) {
+        return;
+    }
+    nvd_send_events(v, &event, 1);
+    nvd_hold(v);
+    nvd_send(v, &flush);
+    nvd_sync(v);
+    nvd_expect_pending(v, &flush);
+    nvd_send(v, &write);
+    nvd_add(v, &delete_sq[0]);
+    nvd_add(v, &delete_sq[1]);
+    thread = hold_storage_release_soon(v->storage);
+    nvd_ring(v, 0);
+    nvd_expect(v, &flush, NVD_OK);
+    nvd_expect(v, &delete_sq[0], NVD_OK);
+    nvd_expect(v, &delete_sq[1], NVD_INVALID_QUEUE);
+    g_thread_join(thread);
+    nvd_expect(v, &write, NVD_OK);
+    nvd_abort_events(v, &event, 1);
+    nvd_stop(v);
+}
+
 static uint64_t write_pointer(Nvd *v, uint64_t slba)
 {
     NvdCmd report = { .opcode = NVD_ZONE_RECEIVE, .queue = 2, .slba = slba };
@@ -456,7 +496,8 @@ void nvd_add_reset_tests(void)
     qtest_add_func("/nvme-detach/reset/format", test_format);
     qtest_add_func("/nvme-detach/reset/again", test_again);
     qtest_add_func("/nvme-detach/reset/over-budget", test_over_budget);
-    qtest_add_func("/nvme-detach/delete-queue", test_delete_queue);
+    qtest_add_func("/nvme-detach/delete-queue/hanging", test_delete_queue);
+    qtest_add_func("/nvme-detach/delete-queue/twice", test_delete_twice);
     qtest_add_data_func("/nvme-detach/zoned-copy/reset", NULL,
                         test_zoned_copy);
     qtest_add_data_func("/nvme-detach/zoned-copy/delete-queue", "",
