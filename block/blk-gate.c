@@ -118,6 +118,12 @@ static char *gate_describe(const GateView *v)
     }
 
     name = gate_disk_name(v->worst.blk);
+    if (!v->worst.issued) {
+        /* Its device has asked where blocks are allocated */
+        g_string_printf(s, "disk '%s' waits for an answer of the storage",
+                        name);
+        return g_string_free(s, false);
+    }
     g_string_printf(s, "disk '%s'%s has %u request%s with the storage, %u of "
                     "them detached, the oldest for %.1f s", name,
                     blk_orphan_id(v->worst.blk) ? ", now unplugged," : "",

@@ -163,6 +163,10 @@ static void test_stop(void)
     rsp = qtest_qmp(v->qts, "{'execute': 'stop'}");
     g_assert_nonnull(gate_says(rsp));
     qobject_unref(rsp);
+    rsp = qtest_qmp(v->qts, "{'execute': 'blockdev-add', 'arguments': {"
+                    "'driver': 'null-co', 'node-name': 'null'}}");
+    g_assert_nonnull(strstr(gate_says(rsp), "disk 'ns1' waits for an answer"));
+    qobject_unref(rsp);
     nvd_abort(v, &c[0]);
     rsp = qtest_qmp(v->qts, "{'execute': 'stop'}");
     g_assert_nonnull(gate_says(rsp));
