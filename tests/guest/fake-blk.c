@@ -303,6 +303,7 @@ static void use(struct fake_vq *vq, struct fake_req *req, u8 status)
 	}
 	*req->status = status;
 	ring->used->ring[idx % ring->num].id = cpu_to_virtio32(&fake.vdev, id);
+	/* Does not cover the status of a read: the driver is not to go by it. */
 	ring->used->ring[idx % ring->num].len = cpu_to_virtio32(&fake.vdev, 1);
 	/* The index says that all before it has been written. */
 	virt_wmb();
