@@ -30,6 +30,9 @@
  *
  * What it has seen, for reading: cancels, resets, held, busy (requests with the
  * device), wce, queues.
+ *
+ * With zoned=1, which is set once, the disk has zones of 4 MiB. The first is
+ * conventional, the others are written in order, and never reset.
  */
 #include <linux/cleanup.h>
 #include <linux/list.h>
@@ -47,6 +50,8 @@
 #define MAX_QUEUES	8
 #define MAX_SEGS	126
 #define NAME		"fake"
+#define ZONE_SECTORS	8192
+#define MAX_ZONES	16
 
 /* As on the wire; spelled out, so that the module builds with any header */
 #define F_CANCEL	50
@@ -94,6 +99,7 @@ static struct {
 	struct mutex lock;
 	u8 status;
 	void *disk;
+	u64 wps[MAX_ZONES];		/* the first is not used */
 	struct fake_vq vqs[MAX_QUEUES];
 } fake;
 
@@ -105,6 +111,8 @@ static unsigned int size = 128;
 module_param(size, uint, 0444);
 static unsigned long disk_sectors = 32768;
 module_param(disk_sectors, ulong, 0444);
+static bool zoned;
+module_param(zoned, bool, 0444);
 
 static bool mute;
 module_param(mute, bool, 0644);
@@ -318,6 +326,49 @@ static void announce(struct fake_vq *vq)
 		vring_interrupt(0, vq->vq);
 }
 
+static unsigned int zones(void)
+{
+	return min(disk_sectors / ZONE_SECTORS, MAX_ZONES);
+}
+
+static u8 report_zones(struct fake_req *req)
+{
+	struct virtio_blk_zone_report *report = req->bufs[0].data;
+	unsigned int i = le64_to_cpu(req->hdr.sector) / ZONE_SECTORS, n = 0;
+	size_t room = (req->bufs[0].len - sizeof(*report)) /
+		      sizeof(report->zones[0]);
+
+	for (; i < zones() && n < room; i++, n++) {
+		struct virtio_blk_zone_descriptor *zone = &report->zones[n];
+
+		zone->z_start = cpu_to_virtio64(&fake.vdev, i * ZONE_SECTORS);
+		zone->z_cap = cpu_to_virtio64(&fake.vdev, ZONE_SECTORS);
+		zone->z_wp = cpu_to_virtio64(&fake.vdev, fake.wps[i]);
+		zone->z_type = i ? VIRTIO_BLK_ZT_SWR : VIRTIO_BLK_ZT_CONV;
+		zone->z_state = !i ? VIRTIO_BLK_ZS_NOT_WP :
+				fake.wps[i] == i * ZONE_SECTORS ?
+				VIRTIO_BLK_ZS_EMPTY : VIRTIO_BLK_ZS_IOPEN;
+	}
+	report->nr_zones = cpu_to_virtio64(&fake.vdev, n);
+	return VIRTIO_BLK_S_OK;
+}
+
+/* Zones are not filled, and no write goes into two of them. */
+static u8 move_wp(struct fake_req *req)
+{
+	u64 sector = le64_to_cpu(req->hdr.sector);
+	u64 *wp = &fake.wps[min_t(u64, sector / ZONE_SECTORS, MAX_ZONES - 1)];
+	unsigned int i;
+
+	if (!zoned || sector < ZONE_SECTORS)
+		return VIRTIO_BLK_S_OK;
+	if (sector != *wp)
+		return VIRTIO_BLK_S_ZONE_UNALIGNED_WP;
+	for (i = 0; i < req->num_bufs; i++)
+		*wp += req->bufs[i].len / 512;
+	return VIRTIO_BLK_S_OK;
+}
+
 static u8 execute(struct fake_req *req)
 {
 	u32 type = le32_to_cpu(req->hdr.type);
@@ -330,8 +381,16 @@ static u8 execute(struct fake_req *req)
 		strscpy_pad(req->bufs[0].data, NAME, req->bufs[0].len);
 		return VIRTIO_BLK_S_OK;
 	}
+	if (type == VIRTIO_BLK_T_ZONE_REPORT && zoned)
+		return report_zones(req);
 	if (type > VIRTIO_BLK_T_OUT)
 		return VIRTIO_BLK_S_UNSUPP;
+	if (type == VIRTIO_BLK_T_OUT) {
+		u8 status = move_wp(req);
+
+		if (status)
+			return status;
+	}
 
 	for (i = 0; i < req->num_bufs; i++) {
 		u32 len = req->bufs[i].len;
@@ -532,6 +591,7 @@ static u64 fake_get_features(struct virtio_device *vdev)
 	return BIT_ULL(VIRTIO_F_VERSION_1) | BIT_ULL(VIRTIO_BLK_F_SEG_MAX) |
 	       BIT_ULL(VIRTIO_BLK_F_FLUSH) | BIT_ULL(VIRTIO_BLK_F_MQ) |
 	       BIT_ULL(VIRTIO_BLK_F_CONFIG_WCE) |
+	       (zoned ? BIT_ULL(VIRTIO_BLK_F_ZONED) : 0) |
 	       (features_off & 1 ? 0 : BIT_ULL(F_CANCEL)) |
 	       (features_off & 2 ? 0 : BIT_ULL(VIRTIO_RING_F_INDIRECT_DESC));
 }
@@ -559,6 +619,19 @@ static void fake_release(struct device *dev)
 {
 }
 
+static void init_zones(void)
+{
+	struct virtio_blk_zoned_characteristics *z = &fake.config.zoned;
+	unsigned int i;
+
+	for (i = 0; i < MAX_ZONES; i++)
+		fake.wps[i] = i * ZONE_SECTORS;
+	z->model = VIRTIO_BLK_Z_HM;
+	z->zone_sectors = cpu_to_virtio32(&fake.vdev, ZONE_SECTORS);
+	z->max_append_sectors = cpu_to_virtio32(&fake.vdev, 64);
+	z->write_granularity = cpu_to_virtio32(&fake.vdev, 512);
+}
+
 static int __init fake_init(void)
 {
 	int err = -ENOMEM;
@@ -570,6 +643,7 @@ static int __init fake_init(void)
 	fake.config.num_queues =
 		cpu_to_virtio16(&fake.vdev, clamp(queues, 1, MAX_QUEUES));
 	fake.config.wce = 1;
+	init_zones();
 
 	fake.disk = vzalloc(disk_sectors * 512);
 	if (!fake.disk)

@@ -21,6 +21,7 @@ LONG = 600
 
 NO_CANCEL = 1       # fake-blk's features_off
 NO_INDIRECT = 2
+ZONE = 4 << 20      # the length of its zones
 
 MANY = 64
 
@@ -248,6 +249,24 @@ def test_needs_reset_again(guest):
         # It stays dead; the end waits for what the report makes the driver do.
         disk.set(needy=0, status=0, config=1)
     assert new_sizes(guest) == sizes
+
+
+def test_zoned(guest):
+    """A reset leaves open how far a zone has been written."""
+    with fake(guest, {"io_timeout": LONG}, zoned=1) as disk, resets(disk, 1):
+        disk.set(hold="Y")
+        write = disk.io("write", ZONE, seed=3)
+        read = disk.io("read", 2 * ZONE)
+        disk.wait("held", 2)
+        disk.set(status=64, hold="N", config=1)
+        # It is not sent again, what cannot move a write pointer is.
+        assert write.result().errno == errno.EIO
+        assert_fine(read.results())
+        # Linux lets nobody write there before it has had a report.
+        assert disk.io("write", ZONE, seed=4).result().errno == errno.EIO
+        assert_fine(disk.io("write", 2 * ZONE, seed=5).results())
+        assert_fine(disk.io("read", 2 * ZONE).results(), seed=5)
+        assert_works(disk)
 
 
 @pytest.mark.parametrize("failure", ["fail_find", "fail_ok"])
