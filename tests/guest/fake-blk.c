@@ -20,7 +20,8 @@
  *   mute         used buffers are not announced
  *   status       added to the device status that the driver reads: 64 is
  *                NEEDS_RESET, 255 a device that is gone for good, whatever is
- *                written here later; a reset takes 64 away
+ *                written here later; a reset takes 64 away. While it is 255 the
+ *                configuration reads as 0xff as well
  *   config       writing to it announces a change of the configuration
  *   needy        as many times the device needs another reset right after one
  *   fail_find    as many times the virtqueues cannot be set up
@@ -173,6 +174,8 @@ static const struct kernel_param_ops hold_ops = {
 };
 module_param_cb(hold, &hold_ops, &hold, 0644);
 
+#define STATUS_GONE	0xff
+
 static u8 wrong_status;
 
 /* What was taken from the driver is not touched any more. */
@@ -201,7 +204,7 @@ static int status_set(const char *val, const struct kernel_param *kp)
 
 	guard(mutex)(&fake.lock);
 	err = param_set_byte(val, kp);
-	if (wrong_status == 255)
+	if (wrong_status == STATUS_GONE)
 		forget();
 	kick();
 	return err;
@@ -485,13 +488,17 @@ static void work_fn(struct work_struct *work)
 static void fake_get(struct virtio_device *vdev, unsigned int offset, void *buf,
 		     unsigned int len)
 {
-	memcpy(buf, (void *)&fake.config + offset, len);
+	if (wrong_status == STATUS_GONE)
+		memset(buf, 0xff, len);
+	else
+		memcpy(buf, (void *)&fake.config + offset, len);
 }
 
 static void fake_set(struct virtio_device *vdev, unsigned int offset,
 		     const void *buf, unsigned int len)
 {
-	memcpy((void *)&fake.config + offset, buf, len);
+	if (wrong_status != STATUS_GONE)
+		memcpy((void *)&fake.config + offset, buf, len);
 }
 
 static u8 fake_get_status(struct virtio_device *vdev)

@@ -304,6 +304,11 @@ def test_dead(guest, how):
         disk.wait("held", 8)
         disk.set(**how, hold="N")
         assert_dead(disk, io)
+        if "status" in how:
+            # It is in sysfs as long as the driver is bound.
+            for value in (None, "'write through'"):
+                with pytest.raises(RuntimeError, match="Input/output error"):
+                    disk.sysfs("cache_type", value)
         disk.set(status=0)
 
 
