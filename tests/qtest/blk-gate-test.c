@@ -163,7 +163,7 @@ static const Row rows[] = {
     { "{'execute': 'qom-set', 'arguments': {'path': '/objects/io',"
       " 'property': 'poll-max-ns', 'value': 1000}}", WORKS, WORKS },
     { "{'execute': 'block-set-write-threshold', 'arguments': {"
-      "'node-name': '#block000', 'write-threshold': 0}}", FAILS, FAILS },
+      "'node-name': 'none', 'write-threshold': 0}}", FAILS, FAILS },
     { "{'execute': 'set-action', 'arguments': {'panic': 'pause'}}",
       WORKS, WORKS },
     { "{'execute': 'system_powerdown'}", WORKS, WORKS },
