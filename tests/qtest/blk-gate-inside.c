@@ -44,12 +44,7 @@ static Vbc *bark(const void *base, const char *args, VbcReq *r)
     if (!v) {
         return NULL;
     }
-    *r = (VbcReq) {
-        .type = VIRTIO_BLK_T_OUT, .tag = 1, .sector = 8, .len = 4096,
-        .fill = 1,
-    };
-    vbc_hold(v);
-    vbc_send_all(v, r, 1);
+    vbc_hang_write(v, r);
     vbc_cancel_req(v, r);
     vbc_watch_begin(v);
     qtest_outb(v->qts, WATCHDOG_ENABLE, WATCHDOG_2_S);
@@ -124,11 +119,7 @@ static void test_poweroff(const void *base)
         return;
     }
     g_assert_true(is_status(v->qts, "shutdown"));
-    vbc_check_disk(v, r.sector, r.len, VBC_OLD);
-    vbc_watch_end(v);
-    vbc_release(v);
-    qtest_wait_qemu(v->qts);
-    vbc_check_disk(v, r.sector, r.len, 1);
+    vbc_expect_exit(v, &r);
     vbc_abandon(v);
 }
 
@@ -142,9 +133,8 @@ static void test_other_hba(const void *base)
     g_autofree char *args = g_strdup_printf(
         "-device virtio-scsi-pci,id=hba,addr=%x.0%s -device scsi-cd,bus=hba.0",
         HBA_SLOT, opts.iothreads ? ",iothread=io0" : "");
-    VbcReq r = { .type = VIRTIO_BLK_T_OUT, .tag = 1, .sector = 8, .len = 4096,
-                 .fill = 1 };
     QVirtioPCIDevice *hba;
+    VbcReq r;
     Vbc *v;
 
     opts.server = true;
@@ -161,8 +151,7 @@ static void test_other_hba(const void *base)
     qvirtio_start_device(&hba->vdev);
     qvirtio_set_driver_ok(&hba->vdev);
 
-    vbc_hold(v);
-    vbc_send_all(v, &r, 1);
+    vbc_hang_write(v, &r);
     vbc_cancel_req(v, &r);
     vbc_watch_begin(v);
     qvirtio_reset(&hba->vdev);
@@ -269,18 +258,15 @@ static void test_query_bitmap(const void *base)
     VbcOptions opts = *(const VbcOptions *)base;
     g_autofree char *dir = g_dir_make_tmp("blk-gate-XXXXXX", NULL);
     g_autofree char *image = g_strdup_printf("%s/disk", dir);
-    VbcReq r = { .type = VIRTIO_BLK_T_OUT, .tag = 1, .sector = 8, .len = 4096,
-                 .fill = 1 };
+    VbcReq r;
     Vbc *v;
 
     if (!have_qemu_img()) {
         g_test_skip("needs qemu-img");
         return;
     }
-    g_assert_cmpint(vbc_qemu_img(dir, "create -q -f qcow2 @disk 4M"), ==, 0);
+    vbc_create_qcow2(image, 2 * VBC_DISK_SIZE);
     g_assert_cmpint(vbc_qemu_img(dir, "bitmap --add @disk map"), ==, 0);
-    /* An export does not grow */
-    g_assert_cmpint(truncate(image, 8 * FILE_SIZE), ==, 0);
     opts.image = image;
     opts.format = "qcow2";
     opts.server = true;
@@ -289,8 +275,7 @@ static void test_query_bitmap(const void *base)
         return;
     }
     check_bitmap(v->qts);
-    vbc_hold(v);
-    vbc_send_all(v, &r, 1);
+    vbc_hang_write(v, &r);
     vbc_watch_begin(v);
     check_bitmap(v->qts);
     qtest_qmp_assert_success(v->qts, "{'execute': 'query-named-block-nodes'}");

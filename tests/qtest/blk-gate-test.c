@@ -351,13 +351,7 @@ static void check_hmp_row(Monitors *m, const char *line, bool refused)
 /* A write hangs; detached if @detached */
 static void hang(Monitors *m, VbcReq *r, bool detached)
 {
-    *r = (VbcReq) {
-        .type = VIRTIO_BLK_T_OUT, .tag = 1, .sector = 8, .len = 4096,
-        .fill = 1,
-    };
-    vbc_hold(m->v);
-    vbc_send(m->v, r);
-    vbc_sync(m->v, 0);
+    vbc_hang_write(m->v, r);
     if (detached) {
         vbc_cancel_req(m->v, r);
         vbc_reuse(m->v, r);
@@ -586,12 +580,7 @@ static void leave(const void *opts, bool detached, void (*ask)(Monitors *m))
                    "\"uri\": \"exec:cat >/dev/null\"}}");
     check_status(&m, "shutdown");
     g_assert_cmpint(kill(pid, 0), ==, 0);
-    vbc_check_disk(m.v, r.sector, r.len, VBC_OLD);
-    vbc_watch_end(m.v);
-
-    vbc_release(m.v);
-    qtest_wait_qemu(m.v->qts);
-    vbc_check_disk(m.v, r.sector, r.len, 1);
+    vbc_expect_exit(m.v, &r);
     end_monitors(&m);
     vbc_abandon(m.v);
 }

@@ -512,6 +512,25 @@ void vbc_hang_some(Vbc *v, VbcReq *r)
     }
 }
 
+void vbc_hang_write(Vbc *v, VbcReq *r)
+{
+    *r = (VbcReq) {
+        .type = VIRTIO_BLK_T_OUT, .tag = 1, .sector = 8, .len = 4096,
+        .fill = 1,
+    };
+    vbc_hold(v);
+    vbc_send_all(v, r, 1);
+}
+
+void vbc_expect_exit(Vbc *v, VbcReq *r)
+{
+    vbc_check_disk(v, r->sector, r->len, VBC_OLD);
+    vbc_watch_end(v);
+    vbc_release(v);
+    qtest_wait_qemu(v->qts);
+    vbc_check_disk(v, r->sector, r->len, r->fill);
+}
+
 static void qemu_io(Vbc *v, const char *command, const char *a, const char *b)
 {
     g_autofree char *out = qtest_hmp(v->qts, "qemu-io drv \"%s %s %s\"",
@@ -565,6 +584,13 @@ int vbc_qemu_img(const char *dir, const char *fmt, ...)
         g_test_message("%s: %s%s", command, out, err);
     }
     return wstatus;
+}
+
+void vbc_create_qcow2(const char *image, off_t size)
+{
+    g_assert_cmpint(vbc_qemu_img("", "create -q -f qcow2 %s 4M", image), ==,
+                    0);
+    g_assert_cmpint(truncate(image, size), ==, 0);
 }
 
 /* The device */

@@ -310,6 +310,15 @@ void vbc_watch_end(Vbc *v);
  */
 void vbc_hang_some(Vbc *v, VbcReq *r);
 
+/* Hold the storage and send one write, @r, whose content is 1. */
+void vbc_hang_write(Vbc *v, VbcReq *r);
+
+/*
+ * QEMU has been asked to end, and is watched: @r has not landed.  Let it, and
+ * wait for QEMU's end, which comes after.
+ */
+void vbc_expect_exit(Vbc *v, VbcReq *r);
+
 /* Whether vbc_hang_some() has cancelled the @i-th. */
 bool vbc_hang_canceled(Vbc *v, unsigned int i);
 
@@ -332,6 +341,12 @@ void vbc_settle(Vbc *v);
  * Returns: its exit status, with what it said in the test's log, or 0.
  */
 int vbc_qemu_img(const char *dir, const char *fmt, ...) G_GNUC_PRINTF(2, 3);
+
+/*
+ * Create a qcow2 image for a disk of 4 MiB, in a file of @size bytes: an export
+ * does not grow.
+ */
+void vbc_create_qcow2(const char *image, off_t size);
 
 /* What device_status reads. */
 uint8_t vbc_device_status(Vbc *v);

@@ -268,10 +268,7 @@ Vsd *vsd_start(const VsdOptions *opts)
 
     create_image(s);
     if (opts->qcow2) {
-        g_assert_cmpint(vbc_qemu_img("", "create -q -f qcow2 %s 4M",
-                                     s->image), ==, 0);
-        /* An export does not grow */
-        g_assert_cmpint(truncate(s->image, VBC_DISK_SIZE * 2), ==, 0);
+        vbc_create_qcow2(s->image, 2 * VBC_DISK_SIZE);
         o.format = "qcow2";
     }
     s->num_luns = opts->drive_all || opts->qcow2 ? 1 : VSD_LUNS;
