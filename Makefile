@@ -5,7 +5,7 @@
 
 # The build directory, e.g. make BUILD=build-debug check
 BUILD ?= build
-# Tests to run: make check SUITE=unit, make check TEST=test-blk-detach
+# Tests to run: make check SUITE=unit, make check TEST=test-blk-cancel
 SUITE ?=
 TEST ?=
 # The race test alone: make check-race MINUTES=60, SEED=N to repeat a run

@@ -16,7 +16,7 @@
 #include "qemu/main-loop.h"
 #include "qemu/timer.h"
 #include "block/aio.h"
-#include "block/blk-detach-quiesce.h"
+#include "block/blk-cancel-quiesce.h"
 #include "block/blk-gate.h"
 
 #define SLEEP_NS    (100 * SCALE_MS)
@@ -70,7 +70,7 @@ static bool gate_job_is_snapshot(Job *job)
 /* To sleep in somebody's drained section, or in its own, is to sleep on */
 static bool gate_job_must_sleep(Job *job)
 {
-    if (!blk_detach_any() || gate_job_is_snapshot(job)) {
+    if (!blk_cancel_any() || gate_job_is_snapshot(job)) {
         return false;
     }
     JOB_LOCK_GUARD();
@@ -87,7 +87,7 @@ void coroutine_fn blk_gate_co_before_end(Job *job)
 bool coroutine_fn blk_gate_co_before_drain(Job *job, int64_t *slept_ns)
 {
     if (!gate_job_must_sleep(job) ||
-        get_clock() - *slept_ns < BLK_DETACH_OVERDUE_NS) {
+        get_clock() - *slept_ns < BLK_CANCEL_OVERDUE_NS) {
         return false;
     }
     gate_job_sleep(job);

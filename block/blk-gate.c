@@ -20,7 +20,7 @@
 #include "qemu/main-loop.h"
 #include "qemu/timer.h"
 #include "block/aio.h"
-#include "block/blk-detach-quiesce.h"
+#include "block/blk-cancel-quiesce.h"
 #include "block/blk-gate.h"
 #include "block/blk-orphan.h"
 #include "block/block.h"
@@ -41,7 +41,7 @@ static QEMUTimer *timer;        /* opens it by itself */
 
 /* What stands in the way */
 typedef struct GateView {
-    BlkDetachLoad worst;        /* .in_flight is false if no disk does */
+    BlkCancelLoad worst;        /* .in_flight is false if no disk does */
     unsigned int others;        /* disks like it */
     bool hangs;                 /* it does not help to wait a second */
     BlockDriverState *bs;       /* only this node has something old */
@@ -56,15 +56,15 @@ typedef struct GateView {
  */
 static bool gate_look(GateView *v, int64_t since)
 {
-    BlkDetachLoad load = {};
+    BlkCancelLoad load = {};
     int64_t oldest;
 
     *v = (GateView) {};
-    while (blk_detach_next_load(&load)) {
+    while (blk_cancel_next_load(&load)) {
         if (!load.in_flight) {
             continue;
         }
-        v->hangs |= load.overdue || load.detached;
+        v->hangs |= load.overdue || load.abandoned;
         v->others += v->worst.in_flight;
         if (!v->worst.in_flight || load.oldest_ns > v->worst.oldest_ns) {
             v->worst = load;
@@ -75,10 +75,10 @@ static bool gate_look(GateView *v, int64_t since)
     }
 
     /* Somebody else's, or what has not come through blk_aio_*() */
-    v->bs = blk_detach_node_started_before(v->worst.in_flight ? INT64_MAX
+    v->bs = blk_cancel_node_started_before(v->worst.in_flight ? INT64_MAX
                                                               : since, &oldest);
     v->bs_ns = get_clock() - oldest;
-    v->hangs |= v->bs && v->bs_ns >= BLK_DETACH_OVERDUE_NS;
+    v->hangs |= v->bs && v->bs_ns >= BLK_CANCEL_OVERDUE_NS;
     return v->bs || v->worst.in_flight;
 }
 
@@ -125,10 +125,10 @@ static char *gate_describe(const GateView *v)
         return g_string_free(s, false);
     }
     g_string_printf(s, "disk '%s'%s has %u request%s with the storage, %u of "
-                    "them detached, the oldest for %.1f s", name,
+                    "them abandoned, the oldest for %.1f s", name,
                     blk_orphan_id(v->worst.blk) ? ", now unplugged," : "",
                     v->worst.issued, v->worst.issued == 1 ? "" : "s",
-                    v->worst.detached,
+                    v->worst.abandoned,
                     v->worst.oldest_ns / (double)NANOSECONDS_PER_SECOND);
     if (v->others) {
         g_string_append_printf(s, " (and %u more disk%s)", v->others,
@@ -149,7 +149,7 @@ char *blk_gate_describe(void)
     GateView v;
     GLOBAL_STATE_CODE();
 
-    if (!blk_detach_any() || !gate_look(&v, INT64_MAX) || !v.hangs) {
+    if (!blk_cancel_any() || !gate_look(&v, INT64_MAX) || !v.hangs) {
         return NULL;
     }
     return gate_describe(&v);
@@ -186,7 +186,7 @@ static void gate_open(void)
         trace_blk_gate_open(entered);
         closed = false;
         timer_del(timer);
-        blk_detach_open_gate();
+        blk_cancel_open_gate();
     }
 }
 
@@ -210,7 +210,7 @@ static void gate_close(void *opaque)
     if (!closed) {
         trace_blk_gate_close(entered);
         closed = true;
-        blk_detach_close_gate();
+        blk_cancel_close_gate();
     }
 }
 
@@ -231,7 +231,7 @@ bool blk_gate_is_entered(void)
 
 bool blk_gate_is_needed(void)
 {
-    return blk_detach_any();
+    return blk_cancel_any();
 }
 
 void blk_gate_vm_stops(void)
@@ -310,17 +310,17 @@ static void coroutine_fn gate_co_run(void (*fn)(void *opaque), void *opaque)
 static void gate_begin_flush(void *opaque)
 {
     GateFlushList *list = opaque;
-    BlkDetachLoad load = {};
+    BlkCancelLoad load = {};
 
-    while (blk_detach_next_load(&load)) {
+    while (blk_cancel_next_load(&load)) {
         GateFlush *f = g_new0(GateFlush, 1);
 
         QSLIST_INSERT_HEAD(list, f, next);
-        f->acb = blk_detach_probe_flush(&load, gate_flush_cb, f);
+        f->acb = blk_cancel_probe_flush(&load, gate_flush_cb, f);
     }
 }
 
-/* Flush all; what has not ended by @deadline is detached. */
+/* Flush all; what has not ended by @deadline is abandoned. */
 static void coroutine_fn gate_co_flush(int64_t deadline)
 {
     GateFlushList list = QSLIST_HEAD_INITIALIZER(list);
@@ -379,10 +379,10 @@ static char *coroutine_fn gate_co_enter(bool flush)
 {
     int64_t begin = get_clock();
     int64_t deadline = begin + GRACE_NS;
-    bool patient = blk_detach_filter_waits();
+    bool patient = blk_cancel_filter_waits();
     GateView v = {};
 
-    if (!blk_detach_any()) {
+    if (!blk_cancel_any()) {
         entered++;
         return NULL;
     }
@@ -443,7 +443,7 @@ bool blk_gate_enter(const char *what, bool flush, Error **errp)
     Coroutine *co;
     GLOBAL_STATE_CODE();
 
-    if (!blk_detach_any()) {
+    if (!blk_cancel_any()) {
         entered++;
         return true;
     }
@@ -531,7 +531,7 @@ void blk_gate_call(const char *what, bool flush, void (*cb)(void *opaque),
     AioContext *ctx = iohandler_get_aio_context();
     GLOBAL_STATE_CODE();
 
-    if (blk_detach_any()) {
+    if (blk_cancel_any()) {
         aio_co_schedule(ctx, qemu_coroutine_create(gate_call_entry,
                                                    gate_new_call(what, flush,
                                                                  ctx, cb,
@@ -546,7 +546,7 @@ static void gate_schedule_bh(void *opaque)
 {
     GateCall *call = opaque;
 
-    if (blk_detach_any()) {
+    if (blk_cancel_any()) {
         aio_co_enter(call->ctx, qemu_coroutine_create(gate_call_entry, call));
     } else {
         call->cb(call->opaque);

@@ -12,8 +12,8 @@
 #include "qapi/error.h"
 #include "qemu/main-loop.h"
 #include "block/aio.h"
-#include "block/blk-detach_int.h"
-#include "block/blk-detach-quiesce.h"
+#include "block/blk-cancel_int.h"
+#include "block/blk-cancel-quiesce.h"
 #include "block/blk-gate.h"
 #include "block/blk-orphan.h"
 #include "block/block.h"
@@ -39,15 +39,15 @@ static GSList *iothreads;
 /* Whether to drain a disk, and to change the graph, is to wait for nothing */
 static bool orphan_storage_is_idle(void)
 {
-    BlkDetachLoad load = {};
+    BlkCancelLoad load = {};
     int64_t oldest;
 
-    while (blk_detach_next_load(&load)) {
+    while (blk_cancel_next_load(&load)) {
         if (load.in_flight) {
             return false;
         }
     }
-    return !blk_detach_node_started_before(INT64_MAX, &oldest);
+    return !blk_cancel_node_started_before(INT64_MAX, &oldest);
 }
 
 void blk_orphan_iothread_begins(Object *iothread)
@@ -66,7 +66,7 @@ static bool orphan_may_use(Object *iothread)
     return !iothread->parent || iothread->parent == object_get_objects_root();
 }
 
-/* Which IOThreads its detached requests run in is not known here: hold all */
+/* Which IOThreads its abandoned requests run in is not known here: hold all */
 static void orphan_new(BlockBackend *blk)
 {
     BlkOrphan *o = g_new0(BlkOrphan, 1);
@@ -86,7 +86,7 @@ bool blk_orphan_begin(BlockBackend *blk)
 
     if (!*blk_orphan_slot(blk)) {
         if (orphan_storage_is_idle()) {
-            blk_set_detach(blk, NULL, &error_abort);
+            blk_set_cancel(blk, NULL, &error_abort);
             return false;
         }
         orphan_new(blk);
@@ -120,7 +120,7 @@ static void orphan_let_go(BlkOrphan *o)
     /* Unless it has a device again, which has seen to all this */
     if (!blk_get_attached_dev(blk)) {
         blk_set_aio_context(blk, qemu_get_aio_context(), NULL);
-        blk_set_detach(blk, NULL, &error_abort);
+        blk_set_cancel(blk, NULL, &error_abort);
         blk_set_perm(blk, 0, BLK_PERM_ALL, &error_abort);
     }
     *blk_orphan_slot(blk) = NULL;
@@ -161,7 +161,7 @@ bool blk_orphan_adopt(BlockBackend *blk)
     GLOBAL_STATE_CODE();
 
     if (!o) {
-        bool leaves = *blk_detach_slot(blk) || blk_get_refcnt(blk) == 1;
+        bool leaves = *blk_cancel_slot(blk) || blk_get_refcnt(blk) == 1;
 
         if (!leaves || !blk_orphan_begin(blk)) {
             return false;

@@ -4,7 +4,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * To stop the VM is to wait, with the big QEMU lock held, for all requests; and
- * a detached write that is still under way when the destination takes over the
+ * a abandoned write that is still under way when the destination takes over the
  * image would land over what is written there.  So a migration whose turn has
  * come passes the gate first.  While the storage hangs it stays where it is,
  * with the VM running: it goes on sending what the guest changes, can be
@@ -17,7 +17,7 @@
 #include "qapi/error.h"
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"
-#include "block/blk-detach-quiesce.h"
+#include "block/blk-cancel-quiesce.h"
 #include "block/blk-gate.h"
 #include "system/gate-vm.h"
 #include "blk-gate.h"
@@ -86,7 +86,7 @@ static bool gate_little_left(MigrationState *s, bool postcopy)
 static bool gate_any(void)
 {
     BQL_LOCK_GUARD();
-    return blk_detach_any();
+    return blk_cancel_any();
 }
 
 static bool gate_check(void)

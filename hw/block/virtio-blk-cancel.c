@@ -3,11 +3,11 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * A device with detach=on keeps a list of the requests that it holds for each
+ * A device with cancel= keeps a list of the requests that it holds for each
  * virtqueue.  With cancel=on it also executes CANCEL: it finds the target by
  * its tag, and gives it back wherever it is on its way - not submitted yet,
  * with the BlockBackend, or parked after an I/O error.  What makes a request
- * that hangs in the storage cancellable is in block/blk-detach.c; what a reset
+ * that hangs in the storage cancellable is in block/blk-cancel.c; what a reset
  * does with the list is in virtio-blk-reset.c.
  *
  * Hooks: virtio-blk.c (parse, submit, complete, free, restart) and virtio.c
@@ -22,7 +22,7 @@
 #include "qemu/log.h"
 #include "block/aio-wait.h"
 #include "block/blk-orphan.h"
-#include "hw/block/detach-stats.h"
+#include "hw/block/cancel-stats.h"
 #include "hw/virtio/virtio-blk.h"
 #include "hw/virtio/virtio-blk-cancel.h"
 #include "virtio-blk-cancel-core.h"
@@ -335,7 +335,7 @@ bool virtio_blk_cancel_handle(VirtIOBlockReq *req, MultiReqBuffer *mrb,
     trace_virtio_blk_cancel_outcome(vdev, index, req->tag,
                                     cancel_ends[end].name,
                                     cancel_ends[end].status);
-    blk_detach_account_cancel(req->dev->blk, cancel_ends[end].outcome);
+    blk_cancel_account(req->dev->blk, cancel_ends[end].outcome);
     virtio_blk_req_complete(req, cancel_ends[end].status);
     virtio_blk_free_request(req);
     return true;
@@ -484,12 +484,22 @@ static int cancel_post_load(VirtIODevice *vdev)
     return 0;
 }
 
+const PropertyInfo qdev_prop_virtio_blk_cancel = {
+    .type = "VirtioBlkCancel",
+    .description = "off; reset: resets do not wait for hung storage; "
+                   "on: the guest may cancel requests as well",
+    .enum_table = &VirtioBlkCancel_lookup,
+    .get = qdev_propinfo_get_enum,
+    .set = qdev_propinfo_set_enum,
+    .set_default_value = qdev_propinfo_set_default_value_enum,
+};
+
 void virtio_blk_cancel_class_init(VirtioDeviceClass *vdc)
 {
     vdc->validate_features = cancel_validate_features;
     vdc->post_load = cancel_post_load;
     virtio_blk_cancel_reset_class_init(vdc);
-    detach_stats_class_init(OBJECT_CLASS(vdc));
+    cancel_stats_class_init(OBJECT_CLASS(vdc));
 }
 
 void virtio_blk_cancel_legacy(VirtIOBlock *s, uint64_t *features)
@@ -505,26 +515,22 @@ void virtio_blk_cancel_legacy(VirtIOBlock *s, uint64_t *features)
 bool virtio_blk_cancel_realize(VirtIOBlock *s, Error **errp)
 {
     ERRP_GUARD();
-    BlkDetachOptions opts = BLK_DETACH_OPTIONS(s->conf.detach_budget);
-    bool cancel = virtio_has_feature(s->host_features, VIRTIO_BLK_F_CANCEL);
+    BlkCancelOptions opts = BLK_CANCEL_OPTIONS(s->conf.cancel_budget);
 
-    if (s->conf.detach == ON_OFF_AUTO_OFF && cancel) {
-        error_setg(errp, "cancel=on is not possible with detach=off");
-        error_append_hint(errp, "Use detach=on, or cancel=off.\n");
-        return false;
-    }
-    if (s->conf.detach == ON_OFF_AUTO_OFF ||
-        (s->conf.detach == ON_OFF_AUTO_AUTO && !cancel)) {
+    if (s->conf.cancel == VIRTIO_BLK_CANCEL_OFF) {
         return true;
     }
 
-    if (!blk_set_detach(s->conf.conf.blk, &opts, errp)) {
-        error_prepend(errp, "%s=on is not possible: ",
-                      cancel ? "cancel" : "detach");
-        error_append_hint(errp, "Use cancel=off,detach=off.\n");
+    if (!blk_set_cancel(s->conf.conf.blk, &opts, errp)) {
+        error_prepend(errp, "cancel=%s is not possible: ",
+                      VirtioBlkCancel_str(s->conf.cancel));
+        error_append_hint(errp, "Use cancel=off.\n");
         return false;
     }
 
+    if (s->conf.cancel == VIRTIO_BLK_CANCEL_ON) {
+        virtio_add_feature(&s->host_features, VIRTIO_BLK_F_CANCEL);
+    }
     s->cancel = g_malloc0(sizeof(*s->cancel) +
                           s->conf.num_queues * sizeof(s->cancel->queue[0]));
     for (unsigned int i = 0; i < s->conf.num_queues; i++) {

@@ -3,7 +3,7 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * A device with detach=on that is reset, as a whole or one virtqueue of it,
+ * A device with cancel=reset that is reset, as a whole or one virtqueue of it,
  * takes its requests back and drops them instead of draining the BlockBackend.
  * What the storage still does is fenced like a cancelled request, and whoever
  * drains later waits for it.
@@ -148,7 +148,7 @@ static void cancel_drain_left(VirtIOBlock *s, unsigned int left)
         g_autofree char *path = object_get_canonical_path(OBJECT(s));
 
         warn_report("virtio-blk: the reset of %s had to wait %" PRId64 " ms "
-                    "for requests that cannot be detached: %u",
+                    "for requests that cannot be abandoned: %u",
                     path, ns / SCALE_MS, left);
     }
 }

@@ -6,8 +6,8 @@
  * Whatever drains a disk or changes the block graph waits, with the big QEMU
  * lock held, for all requests of all disks.  If one of them hangs, vCPUs and
  * monitor stand still.  So a command passes the gate before it begins: the gate
- * knows which requests of BlockBackends with detaching on hang or are
- * detached, and either refuses the command or sees to it that there is nothing
+ * knows which requests of BlockBackends with cancelling on hang or are
+ * abandoned, and either refuses the command or sees to it that there is nothing
  * left to wait for.
  *
  * Without such a BlockBackend the gate is one test, and always open.
@@ -24,7 +24,7 @@
  * @what: the command, for the error
  *
  * Whether nothing hangs now, as far as can be told at once: no request is
- * detached, and none has been with the storage for a second or more.
+ * abandoned, and none has been with the storage for a second or more.
  *
  * Context: BQL held.
  * Returns: false with @errp set, which names the disk, the number of its
@@ -38,13 +38,13 @@ bool blk_gate_check(const char *what, Error **errp);
  * @flush: whether the command will flush disks
  *
  * Close the gate and wait, a second at most, until no BlockBackend with
- * detaching on has a request in flight.  New requests wait at the gate until
+ * cancelling on has a request in flight.  New requests wait at the gate until
  * blk_gate_leave(); they do not count as in flight, and can be cancelled.
  * With @flush each of the BlockBackends is flushed as well, which leaves the
  * command's own flush nothing to do.
  *
  * vCPUs, guest and monitors go on meanwhile, and after a failure everything is
- * as before.  A flush that hangs is detached.
+ * as before.  A flush that hangs is abandoned.
  *
  * The gate opens by itself three seconds after it was last entered, so that
  * nobody waits for long who needs a request that waits there, and when the VM
@@ -84,7 +84,7 @@ bool blk_gate_is_entered(void);
 /*
  * blk_gate_is_needed:
  *
- * Whether there is a BlockBackend with detaching on.  BQL held.
+ * Whether there is a BlockBackend with cancelling on.  BQL held.
  */
 bool blk_gate_is_needed(void);
 
@@ -98,7 +98,7 @@ bool blk_gate_is_needed(void);
  * Call @cb as soon as nothing hangs, however long that takes.  A warning and an
  * event say what this waits for, at once and then every 30 seconds.
  *
- * Context: main loop.  If there is no BlockBackend with detaching on @cb runs
+ * Context: main loop.  If there is no BlockBackend with cancelling on @cb runs
  * before this returns.
  */
 void blk_gate_call(const char *what, bool flush, void (*cb)(void *opaque),
@@ -143,7 +143,7 @@ void blk_gate_vm_stopped(void);
  *
  * @job has done its work.  Sleep until the gate lets it in, unless it is
  * cancelled, or something drains its nodes just now.  Without a BlockBackend
- * with detaching on this does nothing.
+ * with cancelling on this does nothing.
  *
  * Context: @job's coroutine, in any thread.
  */

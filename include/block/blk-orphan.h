@@ -8,7 +8,7 @@
  * and to change the block graph, and both wait for storage that hangs.  So the
  * device goes at once, and the BlockBackend stays behind as an orphan: with its
  * root node, whose permissions keep others off the image; with the IOThreads
- * that its detached requests run in; and with its engine.  It goes when the
+ * that its abandoned requests run in; and with its engine.  It goes when the
  * gate (blk-gate.h) lets it.
  *
  * Hooks: block-backend.c (the device leaves; naming), block/qapi.c (listing),
@@ -36,7 +36,7 @@ BlkOrphan **blk_orphan_slot(BlockBackend *blk);
  * Context: BQL held.
  * Returns: true if requests are in flight, here or elsewhere, that draining
  * would wait for: the device model must leave @blk as it is.  false if it may
- * tidy up; detaching is switched off then.
+ * tidy up; cancelling is switched off then.
  */
 bool blk_orphan_begin(BlockBackend *blk);
 
@@ -47,7 +47,7 @@ bool blk_orphan_begun(BlockBackend *blk);
  * blk_orphan_adopt:
  *
  * The device model leaves @blk now.  Either @blk becomes an orphan, and is
- * referenced and let go later; or there is nothing to wait for, and detaching
+ * referenced and let go later; or there is nothing to wait for, and cancelling
  * is switched off.
  *
  * Context: BQL held.

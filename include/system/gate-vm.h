@@ -21,7 +21,7 @@
  * watchdog, a panic, a debugger.  While storage hangs the VM runs on, and stops
  * as soon as it can; the last reason given until then counts.
  *
- * Context: main loop.  Without detaching the VM has stopped on return.
+ * Context: main loop.  Without cancelling the VM has stopped on return.
  */
 void gate_vm_stop(RunState state);
 

@@ -56,8 +56,8 @@ def assert_works(server, guest):
 
 
 @pytest.mark.parametrize("why, cancel, properties, parameters", [
-    ("request timed out", False, {"detach": "on"}, {"timeout_reset": "Y"}),
-    ("device does not cancel a request", True, {"detach-budget": 0},
+    ("request timed out", False, {"cancel": "reset"}, {"timeout_reset": "Y"}),
+    ("device does not cancel a request", True, {"cancel-budget": 0},
      {"cancel_limit": 1})], ids=["no-cancel", "refused"])
 def test_reset(rig, why, cancel, properties, parameters):
     """The driver resets a device that does not give requests back."""
@@ -84,7 +84,7 @@ def test_reset(rig, why, cancel, properties, parameters):
     (True, {}), (False, {"timeout_reset": "Y"})], ids=["cancel", "reset"])
 def test_cpu_unplug(rig, cancel, parameters):
     """A CPU goes while its requests are cancelled or the device is reset."""
-    server, guest = boot(rig, cancel=cancel, properties={"detach": "on"},
+    server, guest = boot(rig, cancel=cancel, properties={"cancel": "on"},
                          **parameters)
     server.pause()
     io = [guest.io("disk", "mixed", seed=2, count=COUNT // 2, cpu=cpu)
@@ -102,7 +102,7 @@ def test_cpu_unplug(rig, cancel, parameters):
 
 def test_suspend(rig):
     """The guest falls asleep only once it has its requests back."""
-    server, guest = boot(rig, properties={"detach": "on"})
+    server, guest = boot(rig, properties={"cancel": "on"})
     io = hang(server, guest)
     suspend = guest.start("echo mem > /sys/power/state")
     wait_until(lambda: guest.status() == "suspended",
@@ -116,7 +116,7 @@ def test_suspend(rig):
 def test_unplug(rig):
     """The guest lets go of the disk once it has its requests back."""
     server, guest = boot(rig, PortDisk,
-                         properties={"detach": "on", "bus": "above"})
+                         properties={"cancel": "on", "bus": "above"})
     io = hang(server, guest)
     resets = guest.resets()
     guest.qmp.command("device_del", id="disk")

@@ -69,7 +69,7 @@ def test_outages(rig, build, kind):
     os.truncate(image, SIZE)
     subprocess.run([*MAKE[kind], image], check=True)
     guest = rig.boot(Disk("disk", server.blockdev("disk"),
-                          properties={"detach": "on"}),
+                          properties={"cancel": "on"}),
                      Disk("tools", {"driver": "file", "read-only": True,
                                     "filename": str(tools)},
                           cancel=False),

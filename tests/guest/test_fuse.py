@@ -95,7 +95,7 @@ def count_traces(guest, io):
 def test_neighbours(rig, aio):
     """Another disk in the same IOThread goes on, before any time-out.
 
-    And one that does not detach does its I/O as it was told.
+    And one that has no cancel= does its I/O as it was told.
     """
     server = rig.hold_fs()
     guest = rig.boot(

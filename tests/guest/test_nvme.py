@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""NVMe with detach=on: an unmodified guest's aborts and resets do not wait."""
+"""NVMe with cancel=on: an unmodified guest's aborts and resets do not wait."""
 
 from checks import LATEST, assert_fine, seeds
 from harness.nvme import (ABORTED, ABORTS, DISABLED, PCI, RESETS, TAKEN_BACK,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Resets while the storage hangs; it is resumed only when they are over.
 
-With detach=on they do not wait, whether the guest can cancel or not.
+With cancel=reset they do not wait, whether the guest can cancel or not.
 """
 
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ def boot(rig, kind=Disk, stock=False, iothread=False, **properties):
     """A guest and its disk: the distribution's driver, or ours."""
     server = rig.nbdkit("disk")
     if stock:
-        properties["detach"] = "on"
+        properties["cancel"] = "reset"
     disk = kind("disk", server.blockdev("disk"), cancel=not stock,
                 iothread=iothread, properties=properties)
     guest = rig.launch(disk).wait_booted()
@@ -66,7 +66,7 @@ def hang(server, guest):
 
 
 def assert_works(server, guest):
-    """The detached writes are on the disk or not, and then nothing is late."""
+    """The abandoned writes are on the disk or not, and then nothing is late."""
     assert load(guest, "disk") in (1, 2)
     assert_fine(guest.io("disk", "read", count=COUNT).results())
     assert seeds(server.images["disk"], count=COUNT) <= {1, 2}

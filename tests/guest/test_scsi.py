@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""scsi-hd with detach=on, and a guest that knows nothing of it.
+"""scsi-hd with cancel=on, and a guest that knows nothing of it.
 
 Linux' virtio_scsi never aborts a command that is slow, so what reaches the
 device are resets.  The commands that a reset of the logical unit ends, Linux
@@ -19,7 +19,7 @@ from harness.rig import MAX_SILENCE
 COUNT = 8           # half of them reads, half writes
 COMMANDS = r"scsi_disk_dma_command_(?:READ|WRITE) .*"
 LUN_RESETS = r"virtio_scsi_tmf_req .* subtype=5$"
-DRAINS = r"scsi_detach_drain .*"
+DRAINS = r"scsi_cancel_drain .*"
 
 
 @dataclass
@@ -34,7 +34,7 @@ class ScsiDisk(Disk):
         return [*args[:-2], "-device", "pcie-root-port,id=above",
                 "-device", hba, "-device",
                 f"scsi-hd,id={self.name},bus=hba.0,drive=node-{self.name},"
-                f"detach=on"]
+                f"cancel=on"]
 
 
 def load_driver(guest):
@@ -50,7 +50,7 @@ def boot(rig, iothread=False):
     guest = rig.launch(ScsiDisk("disk", server.blockdev("disk"),
                                 iothread=iothread)).wait_booted()
     guest.allow_reboot()
-    for event in ("scsi_disk_dma_command*", "scsi_detach*", "virtio_scsi_tmf*"):
+    for event in ("scsi_disk_dma_command*", "scsi_cancel*", "virtio_scsi_tmf*"):
         guest.trace(event)
     load_driver(guest)
     store(guest, seed=1)

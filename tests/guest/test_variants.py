@@ -12,7 +12,7 @@ MANY = 128
 NOT_CANCELED = 8    # VIRTIO_BLK_S_NOT_CANCELED
 
 # Of the batch 16 requests get a bounce buffer; the others wait for one.
-SMALL_BUDGET = {"detach-budget": 16 * 4096}
+SMALL_BUDGET = {"cancel-budget": 16 * 4096}
 
 # Three descriptors for each request: 340 fill a ring of 1024.
 DIRECT = {"indirect_desc": False, "num-queues": 1}
@@ -75,7 +75,7 @@ def test_polled(rig):
 
 def test_refused(rig):
     """What the device cannot take back is waited for, and asked for again."""
-    server, guest = boot(rig, {"detach-budget": 0}, cancel_limit=0)
+    server, guest = boot(rig, {"cancel-budget": 0}, cancel_limit=0)
     with rig.alive():
         server.pause()
         read = guest.io("disk", "read", seed=2)

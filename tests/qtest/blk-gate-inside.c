@@ -32,7 +32,7 @@ static bool is_status(QTestState *qts, const char *want)
     return is;
 }
 
-/* A write is detached, and then the watchdog does what @args say */
+/* A write is abandoned, and then the watchdog does what @args say */
 static Vbc *bark(const void *base, const char *args, VbcReq *r)
 {
     VbcOptions opts = *(const VbcOptions *)base;
@@ -124,7 +124,7 @@ static void test_poweroff(const void *base)
 }
 
 /*
- * The reset of an HBA none of whose disks detaches waits for these, and not for
+ * The reset of an HBA none of whose disks cancels waits for these, and not for
  * the disk that hangs
  */
 static void test_other_hba(const void *base)
@@ -200,7 +200,7 @@ static void test_query_file(const void *opts)
     }
     qts = qtest_initf("-nodefaults"
                       " -blockdev file,node-name=disk,filename=%s,locking=off"
-                      " -device virtio-blk-pci,drive=disk,detach=on",
+                      " -device virtio-blk-pci,drive=disk,cancel=reset",
                       hold_fs_path(fs));
     g_assert_true(size_is_known(qts));
     hold_fs_stop(fs);

@@ -4,7 +4,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Each row of the table in docs/system/devices/hung-storage.rst: what the
- * command does while requests hang, and while requests are detached, that the
+ * command does while requests hang, and while requests are abandoned, that the
  * monitors answer meanwhile, and that it works afterwards.
  *
  * The storage hangs for as long as a test lets it, so an answer that comes at
@@ -348,20 +348,20 @@ static void check_hmp_row(Monitors *m, const char *line, bool refused)
     qobject_unref(rsp);
 }
 
-/* A write hangs; detached if @detached */
-static void hang(Monitors *m, VbcReq *r, bool detached)
+/* A write hangs; abandoned if @abandoned */
+static void hang(Monitors *m, VbcReq *r, bool abandoned)
 {
     vbc_hang_write(m->v, r);
-    if (detached) {
+    if (abandoned) {
         vbc_cancel_req(m->v, r);
         vbc_reuse(m->v, r);
     }
 }
 
 /* The storage has answered again: nothing is lost */
-static void check_data(Monitors *m, VbcReq *r, bool detached)
+static void check_data(Monitors *m, VbcReq *r, bool abandoned)
 {
-    if (detached) {
+    if (abandoned) {
         vbc_check_reused(m->v, r);
     } else {
         vbc_expect(m->v, r, VIRTIO_BLK_S_OK);
@@ -372,7 +372,7 @@ static void check_data(Monitors *m, VbcReq *r, bool detached)
     vbc_check_disk(m->v, r->sector, r->len, 2);
 }
 
-static void commands(const void *opts, bool detached)
+static void commands(const void *opts, bool abandoned)
 {
     Monitors m;
     VbcReq r;
@@ -380,7 +380,7 @@ static void commands(const void *opts, bool detached)
     if (!start(&m, opts, NULL)) {
         return;
     }
-    hang(&m, &r, detached);
+    hang(&m, &r, abandoned);
     vbc_watch_begin(m.v);
     for (unsigned int i = 0; i < ARRAY_SIZE(rows); i++) {
         check_row(&m, &rows[i], rows[i].hanging);
@@ -388,14 +388,14 @@ static void commands(const void *opts, bool detached)
     for (unsigned int i = 0; i < ARRAY_SIZE(hmp_rows); i++) {
         check_hmp_row(&m, hmp_rows[i], true);
     }
-    if (!detached) {
+    if (!abandoned) {
         vbc_expect_pending(m.v, &r);
     }
     vbc_watch_end(m.v);
 
     vbc_release(m.v);
     vbc_settle(m.v);
-    check_data(&m, &r, detached);
+    check_data(&m, &r, abandoned);
     for (unsigned int i = 0; i < ARRAY_SIZE(rows); i++) {
         bool stops = strstr(rows[i].command, "stop'") &&
                      !strstr(rows[i].command, "nbd");
@@ -425,7 +425,7 @@ static void test_commands_hanging(const void *opts)
     commands(opts, false);
 }
 
-static void test_commands_detached(const void *opts)
+static void test_commands_abandoned(const void *opts)
 {
     commands(opts, true);
 }
@@ -456,7 +456,7 @@ static void tell_hmp(Monitors *m, const char *line)
     g_assert_cmpint(write(m->hmp, line, strlen(line)), ==, strlen(line));
 }
 
-static void human_monitor(const void *opts, bool detached)
+static void human_monitor(const void *opts, bool abandoned)
 {
     Monitors m;
     VbcReq r;
@@ -465,7 +465,7 @@ static void human_monitor(const void *opts, bool detached)
         return;
     }
     expect_hmp(&m, "(qemu) ");
-    hang(&m, &r, detached);
+    hang(&m, &r, abandoned);
     vbc_watch_begin(m.v);
     tell_hmp(&m, "stop\n");
     check_status(&m, "running");
@@ -477,7 +477,7 @@ static void human_monitor(const void *opts, bool detached)
     vbc_watch_end(m.v);
     vbc_release(m.v);
     vbc_settle(m.v);
-    check_data(&m, &r, detached);
+    check_data(&m, &r, abandoned);
     tell_hmp(&m, "stop\n");
     expect_hmp(&m, "(qemu) ");
     check_status(&m, "paused");
@@ -493,7 +493,7 @@ static void test_hmp_hanging(const void *opts)
     human_monitor(opts, false);
 }
 
-static void test_hmp_detached(const void *opts)
+static void test_hmp_abandoned(const void *opts)
 {
     human_monitor(opts, true);
 }
@@ -558,7 +558,7 @@ static void check_too_late(Monitors *m, const char *command)
     qobject_unref(rsp);
 }
 
-static void leave(const void *opts, bool detached, void (*ask)(Monitors *m))
+static void leave(const void *opts, bool abandoned, void (*ask)(Monitors *m))
 {
     Monitors m;
     VbcReq r;
@@ -567,7 +567,7 @@ static void leave(const void *opts, bool detached, void (*ask)(Monitors *m))
     if (!start(&m, opts, NULL)) {
         return;
     }
-    hang(&m, &r, detached);
+    hang(&m, &r, abandoned);
     pid = qtest_pid(m.v->qts);
     vbc_watch_begin(m.v);
     ask(&m);
@@ -608,7 +608,7 @@ static void test_quit_hanging(const void *opts)
     leave(opts, false, ask_quit);
 }
 
-static void test_quit_detached(const void *opts)
+static void test_quit_abandoned(const void *opts)
 {
     leave(opts, true, ask_quit);
 }
@@ -861,13 +861,13 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
 
     gate_add_test("commands/hanging", test_commands_hanging, true);
-    gate_add_test("commands/detached", test_commands_detached, true);
+    gate_add_test("commands/abandoned", test_commands_abandoned, true);
     gate_add_test("hmp/hanging", test_hmp_hanging, false);
-    gate_add_test("hmp/detached", test_hmp_detached, false);
+    gate_add_test("hmp/abandoned", test_hmp_abandoned, false);
     gate_add_test("hmp/key", test_hmp_key, false);
     gate_add_test("stop/inside", test_stop_inside, true);
     gate_add_test("quit/hanging", test_quit_hanging, true);
-    gate_add_test("quit/detached", test_quit_detached, true);
+    gate_add_test("quit/abandoned", test_quit_abandoned, true);
     gate_add_test("quit/sigterm", test_sigterm, false);
     gate_add_test("quit/hmp", test_hmp_quit, false);
     gate_add_test("quit/force", test_quit_force, true);

@@ -170,7 +170,7 @@ static bool start_waiting(Pair *p, const void *base, VbcReq *r)
 }
 
 /*
- * Requests hang and are detached, and more are cancelled, while the migration
+ * Requests hang and are abandoned, and more are cancelled, while the migration
  * waits; it completes by itself.
  */
 static void test_switchover(const void *base)

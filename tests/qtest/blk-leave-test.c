@@ -5,7 +5,7 @@
  *
  * A disk is unplugged, and a snapshot is taken, while requests of
  * vbc_hang_some() are with storage that hangs: some of them in flight, some
- * detached.  Nothing may freeze; no write may land once somebody else can have
+ * abandoned.  Nothing may freeze; no write may land once somebody else can have
  * the image.
  */
 
@@ -187,7 +187,7 @@ static void test_unplug_drive(const void *base)
     vbc_abandon(v);
 }
 
-/* Nothing hangs: all is as without detaching, and at once */
+/* Nothing hangs: all is as without cancelling, and at once */
 static void test_unplug_idle(const void *base)
 {
     Vbc *v = leave_start(base);
@@ -234,7 +234,7 @@ static void unplug_other(const void *base, const char *device,
 
 static void test_unplug_other(const void *base)
 {
-    unplug_other(base, "virtio-blk-pci", ",drive=null,detach=on");
+    unplug_other(base, "virtio-blk-pci", ",drive=null,cancel=reset");
 }
 
 static void test_unplug_stock(const void *base)
@@ -242,7 +242,7 @@ static void test_unplug_stock(const void *base)
     unplug_other(base, "virtio-blk-pci", ",drive=null");
 }
 
-/* Whatever the HBA, it need not know of detaching */
+/* Whatever the HBA, it need not know of cancelling */
 static void test_unplug_hba(const void *base)
 {
     static const char *const hbas[] = {
@@ -253,7 +253,7 @@ static void test_unplug_hba(const void *base)
         if (qtest_has_device(hbas[i])) {
             g_test_message("%s", hbas[i]);
             unplug_other(base, hbas[i],
-                         " -device scsi-hd,drive=null,bus=other.0,detach=on");
+                         " -device scsi-hd,drive=null,bus=other.0,cancel=on");
         }
     }
 }
@@ -276,7 +276,7 @@ static void test_replug(const void *base)
     qtest_qmp_assert_success(v->qts, "{'execute': 'device_add', 'arguments': {"
                              " 'driver': 'virtio-blk-pci', 'id': 'vblk',"
                              " 'drive': 'drv', 'addr': '4.0',"
-                             " 'cancel': true }}");
+                             " 'cancel': 'on' }}");
     leave_unplug(v, "vblk", VBC_SLOT);
     g_assert_false(gate_has_orphan(v->qts));
     del_node(v, "drv");

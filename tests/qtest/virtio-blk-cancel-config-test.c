@@ -108,7 +108,7 @@ static void test_transitional(void)
 {
     VbcOptions opts = {
         .transport = VBC_PCI_LEGACY, .stock = true, .server = true,
-        .device = "'cancel': true, 'disable-legacy': 'off',"
+        .device = "'cancel': 'on', 'disable-legacy': 'off',"
                   " 'disable-modern': false",
     };
     Vbc *v = vbc_start(&opts);
@@ -133,7 +133,7 @@ static void test_mmio_legacy(void)
 {
     VbcOptions opts = {
         .transport = VBC_MMIO, .stock = true, .server = true,
-        .device = "'cancel': true",
+        .device = "'cancel': 'on'",
         .args = "-global virtio-mmio.force-legacy=true",
     };
     Vbc *v = vbc_start(&opts);

@@ -4,7 +4,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * What QMP, HMP and QOM show of hung storage, when QMP tells of it by itself,
- * and whether the trace log has what scripts/blk-detach-timeline needs.  Under
+ * and whether the trace log has what scripts/blk-cancel-timeline needs.  Under
  * qtest the rate limit of events runs on the virtual clock, which stands still
  * unless a test steps it.
  */
@@ -13,10 +13,10 @@
 #include "qemu/units.h"
 #include "qobject/qdict.h"
 #include "qobject/qlist.h"
-#include "detach-figures.h"
+#include "cancel-figures.h"
 #include "virtio-blk-cancel-lib.h"
 
-#define EVENT           "BLOCK_DETACH_CHANGE"
+#define EVENT           "BLOCK_HUNG_CHANGE"
 #define RATE_LIMIT_NS   1000000000
 #define ACPI_EJECT      0xae08  /* port of the machine type pc */
 #define PROXY           "/machine/peripheral/vblk"
@@ -31,10 +31,10 @@ static Vbc *start(const void *base, const char *device)
     return vbc_start(&opts);
 }
 
-/* Returns: what query-block-detach has of the one device, or NULL */
+/* Returns: what query-block-hung has of the one device, or NULL */
 static QDict *query_device(Vbc *v)
 {
-    QDict *ret = qtest_qmp(v->qts, "{'execute': 'query-block-detach'}");
+    QDict *ret = qtest_qmp(v->qts, "{'execute': 'query-block-hung'}");
     QList *list = qdict_get_qlist(ret, "return");
     QDict *device = NULL;
 
@@ -83,7 +83,7 @@ static void check_stat(Vbc *v, const char *name, int64_t value)
     g_assert_cmpint(got, ==, value);
 }
 
-/* As check_cancels(), of query-block-detach */
+/* As check_cancels(), of query-block-hung */
 static void check_outcomes(Vbc *v, int64_t canceled, int64_t completed,
                            int64_t not_found, int64_t refused, int64_t invalid)
 {
@@ -96,14 +96,14 @@ static void check_outcomes(Vbc *v, int64_t canceled, int64_t completed,
 static void reset_stats(Vbc *v)
 {
     qtest_qmp_assert_success(v->qts,
-                             "{'execute': 'block-detach-reset-stats'}");
+                             "{'execute': 'block-hung-reset-stats'}");
 }
 
 /* Figures of CANCELs */
 
 static void test_outcomes(const void *opts)
 {
-    Vbc *v = start(opts, "'detach-budget': 4096");
+    Vbc *v = start(opts, "'cancel-budget': 4096");
     VbcReq hung = { .type = VIRTIO_BLK_T_IN, .tag = 1, .len = 4096 };
     VbcReq big = { .type = VIRTIO_BLK_T_IN, .tag = 2, .len = 8192 };
     VbcReq data = { .type = VBC_T_CANCEL, .tag = 2, .len = 512,
@@ -166,16 +166,16 @@ static void test_completed(const void *base)
     g_assert_cmpint(flush.status, ==, VIRTIO_BLK_S_OK);
     g_assert_cmpuint(flush.order, <, cancel.order);
     check_outcomes(v, 0, 1, 0, 0, 0);
-    check_stat(v, "detached-total", 0);
+    check_stat(v, "abandoned-total", 0);
     vbc_stop(v);
 }
 
-/* Figures of detached and waiting requests */
+/* Figures of abandoned and waiting requests */
 
 static void check_idle(Vbc *v)
 {
-    check_stat(v, "detached", 0);
-    check_stat(v, "detached-bytes", 0);
+    check_stat(v, "abandoned", 0);
+    check_stat(v, "abandoned-bytes", 0);
     check_stat(v, "oldest-age-ns", 0);
     check_stat(v, "waiting-fence", 0);
     check_stat(v, "waiting-budget", 0);
@@ -184,7 +184,7 @@ static void check_idle(Vbc *v)
     check_stat(v, "overdue", 0);
 }
 
-static void test_detached(const void *opts)
+static void test_abandoned(const void *opts)
 {
     Vbc *v = start(opts, NULL);
     VbcReq r[] = {
@@ -200,21 +200,21 @@ static void test_detached(const void *opts)
         return;
     }
     check_idle(v);
-    check_stat(v, "detached-total", 0);
+    check_stat(v, "abandoned-total", 0);
     check_stat(v, "max-age-ns", 0);
     check_stat(v, "budget-used", 0);
     check_stat(v, "budget", 256 * MiB);
 
     vbc_hold(v);
     vbc_send_all(v, r, ARRAY_SIZE(r));
-    check_stat(v, "detached", 0);
+    check_stat(v, "abandoned", 0);
     check_stat(v, "issued", ARRAY_SIZE(r));
     vbc_cancel_req(v, &r[0]);
     vbc_cancel_req(v, &r[1]);
-    check_stat(v, "detached", 2);
+    check_stat(v, "abandoned", 2);
     check_stat(v, "issued", ARRAY_SIZE(r));
-    check_stat(v, "detached-bytes", 4096 + 8192);
-    check_stat(v, "detached-total", 2);
+    check_stat(v, "abandoned-bytes", 4096 + 8192);
+    check_stat(v, "abandoned-total", 2);
     check_stat(v, "budget-used", 4096 + 8192 + 4096);
     oldest = stat_of(v, "oldest-age-ns");
     g_assert_cmpint(oldest, >, 0);
@@ -227,17 +227,17 @@ static void test_detached(const void *opts)
 
     /* What is now is not reset */
     reset_stats(v);
-    check_stat(v, "detached", 2);
-    check_stat(v, "detached-total", 0);
+    check_stat(v, "abandoned", 2);
+    check_stat(v, "abandoned-total", 0);
     check_stat(v, "waiting-fence", 1);
     vbc_cancel_req(v, &r[2]);
-    check_stat(v, "detached", 3);
-    check_stat(v, "detached-total", 1);
+    check_stat(v, "abandoned", 3);
+    check_stat(v, "abandoned-total", 1);
 
     oldest = stat_of(v, "oldest-age-ns");
     vbc_release(v);
     vbc_expect(v, &behind, VIRTIO_BLK_S_OK);
-    wait_stat(v, "detached", 0);
+    wait_stat(v, "abandoned", 0);
     wait_stat(v, "budget-used", 0);
     check_idle(v);
     max = stat_of(v, "max-age-ns");
@@ -245,13 +245,13 @@ static void test_detached(const void *opts)
     check_stat(v, "max-age-ns", max);
     reset_stats(v);
     check_stat(v, "max-age-ns", 0);
-    check_stat(v, "detached-total", 0);
+    check_stat(v, "abandoned-total", 0);
     vbc_stop(v);
 }
 
 static void test_waiting_budget(const void *opts)
 {
-    Vbc *v = start(opts, "'detach-budget': 8192");
+    Vbc *v = start(opts, "'cancel-budget': 8192");
     VbcReq r[] = {
         { .type = VIRTIO_BLK_T_OUT, .tag = 1, .sector = 8, .len = 8192 },
         { .type = VIRTIO_BLK_T_IN, .tag = 2, .sector = 64, .len = 4096 },
@@ -268,7 +268,7 @@ static void test_waiting_budget(const void *opts)
     check_stat(v, "budget-used", 8192);
     vbc_cancel_req(v, &r[1]);
     check_stat(v, "waiting-budget", 1);
-    check_stat(v, "detached", 0);
+    check_stat(v, "abandoned", 0);
     vbc_release(v);
     vbc_expect(v, &r[2], VIRTIO_BLK_S_OK);
     vbc_expect(v, &r[0], VIRTIO_BLK_S_OK);
@@ -297,7 +297,7 @@ static void test_names(const void *opts)
 static QDict *qom_stats(Vbc *v, const char *path)
 {
     return qtest_qmp(v->qts, "{'execute': 'qom-get', 'arguments': {"
-                     "'path': %s, 'property': 'detach-stats'}}", path);
+                     "'path': %s, 'property': 'cancel-stats'}}", path);
 }
 
 static void test_qom(const void *opts)
@@ -317,7 +317,7 @@ static void test_qom(const void *opts)
             QOBJECT(qdict_get_qdict(ret, "return")), QOBJECT(stats)));
         qmp_expect_error_and_unref(
             qtest_qmp(v->qts, "{'execute': 'qom-set', 'arguments': {"
-                      "'path': %s, 'property': 'detach-stats', 'value': {}}}",
+                      "'path': %s, 'property': 'cancel-stats', 'value': {}}}",
                       paths[i]), "GenericError");
     }
     vbc_stop(v);
@@ -325,13 +325,13 @@ static void test_qom(const void *opts)
 
 static void reset_of(Vbc *v, const char *id)
 {
-    qtest_qmp_assert_success(v->qts, "{'execute': 'block-detach-reset-stats',"
+    qtest_qmp_assert_success(v->qts, "{'execute': 'block-hung-reset-stats',"
                              " 'arguments': {'id': %s}}", id);
 }
 
 static void expect_no_reset_of(Vbc *v, const char *id)
 {
-    QDict *ret = qtest_qmp(v->qts, "{'execute': 'block-detach-reset-stats',"
+    QDict *ret = qtest_qmp(v->qts, "{'execute': 'block-hung-reset-stats',"
                            " 'arguments': {'id': %s}}", id);
 
     qmp_expect_error_and_unref(ret, "DeviceNotFound");
@@ -374,32 +374,32 @@ static void test_hmp(const void *opts)
     if (!v) {
         return;
     }
-    expect_hmp(v, "info blk-detach",
-               "^vblk \\(.*\\): nothing detached\r?\n"
-               ".*Cancels received: 0 .*Detached now: +0\r?\n"
-               ".*Detached in all: +0\r?\n");
+    expect_hmp(v, "info block-hung",
+               "^vblk \\(.*\\): nothing abandoned\r?\n"
+               ".*Cancels received: 0 .*Abandoned now: +0\r?\n"
+               ".*Abandoned in all: +0\r?\n");
     vbc_hold(v);
     vbc_send_all(v, &r, 1);
     wait_stat(v, "overdue", 1);
-    expect_hmp(v, "info blk-detach", "nothing detached, but the storage"
+    expect_hmp(v, "info block-hung", "nothing abandoned, but the storage"
                " does not answer\r?\n");
     vbc_cancel_req(v, &r);
     vbc_cancel(v, v->q, 77, VIRTIO_BLK_S_OK);
-    expect_hmp(v, "info blk-detach",
+    expect_hmp(v, "info block-hung",
                "^vblk \\(.*\\): storage hangs\r?\n"
                ".*received: 2 \\(1 canceled, 0 completed, 1 not found,"
                " 0 refused, 0 invalid\\)"
-               ".*Detached now: +1 \\(4 KiB\\), the oldest for [0-9.]+ s"
-               ".*Detached in all: +1, highest age [0-9.]+ s"
+               ".*Abandoned now: +1 \\(4 KiB\\), the oldest for [0-9.]+ s"
+               ".*Abandoned in all: +1, highest age [0-9.]+ s"
                ".*Budget used: +4 KiB of 256 MiB");
-    expect_hmp(v, "blk_detach_reset_stats nobody",
-               "No device 'nobody' with detach=on");
-    expect_hmp(v, "blk_detach_reset_stats vblk", "^$");
-    expect_hmp(v, "info blk-detach", "received: 0 .*Detached now: +1 ");
+    expect_hmp(v, "blk_cancel_reset_stats nobody",
+               "No device 'nobody' with cancel=");
+    expect_hmp(v, "blk_cancel_reset_stats vblk", "^$");
+    expect_hmp(v, "info block-hung", "received: 0 .*Abandoned now: +1 ");
     vbc_stop(v);
 }
 
-/* Without detaching the device has no figures, and there is no event */
+/* Without cancelling the device has no figures, and there is no event */
 static void test_off(void)
 {
     VbcOptions opts = { .stock = true };
@@ -412,7 +412,7 @@ static void test_off(void)
     reset_stats(v);
     expect_no_reset_of(v, "vblk");
     qmp_expect_error_and_unref(qom_stats(v, PROXY), "GenericError");
-    expect_hmp(v, "info blk-detach", "^No device has detach=on\r?\n$");
+    expect_hmp(v, "info block-hung", "^No device has cancel=\r?\n$");
     g_assert_null(qtest_qmp_event_ref(v->qts, EVENT));
     vbc_stop(v);
 }
@@ -437,8 +437,8 @@ static QDict *expect_event(Vbc *v, bool hung)
 static void expect_no_event(Vbc *v)
 {
     /* The bottom half has run, and what it sent has come, before an answer */
-    qtest_qmp_assert_success(v->qts, "{'execute': 'query-block-detach'}");
-    qtest_qmp_assert_success(v->qts, "{'execute': 'query-block-detach'}");
+    qtest_qmp_assert_success(v->qts, "{'execute': 'query-block-hung'}");
+    qtest_qmp_assert_success(v->qts, "{'execute': 'query-block-hung'}");
     g_assert_null(qtest_qmp_event_ref(v->qts, EVENT));
 }
 
@@ -470,8 +470,8 @@ static void test_event(const void *opts)
     vbc_cancel_req(v, &r[0]);
     data = expect_event(v, true);
     check_event_names(data);
-    g_assert_cmpint(qdict_get_int(data, "detached"), ==, 1);
-    g_assert_cmpint(qdict_get_int(data, "detached-bytes"), ==, 4096);
+    g_assert_cmpint(qdict_get_int(data, "abandoned"), ==, 1);
+    g_assert_cmpint(qdict_get_int(data, "abandoned-bytes"), ==, 4096);
     g_assert_cmpint(qdict_get_int(data, "requests"), ==, 1);
     age = qdict_get_int(data, "max-age-ns");
     g_assert_cmpint(age, >, 0);
@@ -484,8 +484,8 @@ static void test_event(const void *opts)
     vbc_release(v);
     data = expect_event(v, false);
     check_event_names(data);
-    g_assert_cmpint(qdict_get_int(data, "detached"), ==, 0);
-    g_assert_cmpint(qdict_get_int(data, "detached-bytes"), ==, 0);
+    g_assert_cmpint(qdict_get_int(data, "abandoned"), ==, 0);
+    g_assert_cmpint(qdict_get_int(data, "abandoned-bytes"), ==, 0);
     g_assert_cmpint(qdict_get_int(data, "requests"), ==, 2);
     g_assert_cmpint(qdict_get_int(data, "max-age-ns"), >, age);
     qobject_unref(data);
@@ -502,13 +502,13 @@ static void hang_and_cancel(Vbc *v, uint64_t tag)
     vbc_hold(v);
     vbc_send_all(v, &r, 1);
     vbc_cancel_req(v, &r);
-    check_stat(v, "detached", 1);
+    check_stat(v, "abandoned", 1);
 }
 
 static void come_back(Vbc *v)
 {
     vbc_release(v);
-    wait_stat(v, "detached", 0);
+    wait_stat(v, "abandoned", 0);
 }
 
 /* However often it comes and goes: one at once, and then the last one */
@@ -574,7 +574,7 @@ static void test_unplug(const void *opts)
     qpci_unplug_acpi_device_test(v->qts, "vblk", VBC_SLOT);
     next_second(v);
     expect_no_event(v);
-    expect_hmp(v, "info blk-detach",
+    expect_hmp(v, "info block-hung",
                "^vblk, unplugged \\(.*\\): storage hangs");
     vbc_release(v);
     data = expect_event(v, false);
@@ -601,7 +601,7 @@ static void test_unplug_idle(const void *base)
     vbc_abandon(v);
 }
 
-/* The trace log, as scripts/blk-detach-timeline reads it */
+/* The trace log, as scripts/blk-cancel-timeline reads it */
 
 static char *run_timeline(const char *script, const char *log)
 {
@@ -658,11 +658,11 @@ static void test_timeline(const void *base)
     Vbc *v;
 
     if (!script) {
-        g_test_skip("QTEST_TIMELINE does not name blk-detach-timeline");
+        g_test_skip("QTEST_TIMELINE does not name blk-cancel-timeline");
         return;
     }
     log = g_strdup_printf("%s/qtest-timeline-%d", g_get_tmp_dir(), getpid());
-    args = g_strdup_printf("-msg timestamp=on -D %s -trace blk_detach_* "
+    args = g_strdup_printf("-msg timestamp=on -D %s -trace blk_cancel_* "
                            "-trace virtio_blk_*", log);
     opts.server = true;
     opts.args = args;
@@ -677,15 +677,15 @@ static void test_timeline(const void *base)
     expect_line(out, "#1 write 4 KiB at 4 KiB: submitted, queue \\d,"
                      " tag 0x11$");
     expect_line(out, "#1 write 4 KiB at 4 KiB: CANCEL: given back$");
-    expect_line(out, "#1 write 4 KiB at 4 KiB: detached, \\d+\\.\\d+ s old$");
+    expect_line(out, "#1 write 4 KiB at 4 KiB: abandoned, \\d+\\.\\d+ s old$");
     expect_line(out, "#1 write 4 KiB at 4 KiB: finished late,");
     expect_line(out, "#2 read 8 KiB at 32 KiB: dropped by a reset$");
-    expect_line(out, "#2 read 8 KiB at 32 KiB: detached,");
+    expect_line(out, "#2 read 8 KiB at 32 KiB: abandoned,");
     expect_line(out, "#3 read 512 B at 4 KiB: waits at the fence$");
     expect_line(out, "#3 read 512 B at 4 KiB: dropped by a reset$");
     expect_line(out, "CANCEL of tag 0x77 on queue \\d: unknown tag$");
     expect_line(out, "RESET: 2 requests dropped$");
-    expect_line(out, "the storage is back: it hung for .* detached: 2 ---$");
+    expect_line(out, "the storage is back: it hung for .* abandoned: 2 ---$");
     unlink(log);
 }
 
@@ -696,7 +696,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     vbc_add_test("figures/outcomes", VBC_SETUP_PLAIN, test_outcomes);
     vbc_add_test("figures/completed", VBC_SETUP_PLAIN, test_completed);
-    vbc_add_test("figures/detached", threads, test_detached);
+    vbc_add_test("figures/abandoned", threads, test_abandoned);
     vbc_add_test("figures/budget", VBC_SETUP_PLAIN, test_waiting_budget);
     vbc_add_test("figures/names", VBC_SETUP_PLAIN, test_names);
     vbc_add_test("figures/qom", VBC_SETUP_PLAIN, test_qom);

@@ -230,7 +230,7 @@ static void test_fence_waiter(const void *opts)
     vbc_stop(v);
 }
 
-/* Two detached writes: waiting is for those that it overlaps, and for all */
+/* Two abandoned writes: waiting is for those that it overlaps, and for all */
 static void test_fence_two(const void *opts)
 {
     Vbc *v = vbc_start(opts);

@@ -571,7 +571,7 @@ static Layers *start_job_layers(const void *base)
 }
 
 /*
- * A command that passes the gate.  A detached read fences nothing, and may be
+ * A command that passes the gate.  A abandoned read fences nothing, and may be
  * under way when all is settled.
  */
 static void G_GNUC_PRINTF(2, 3) graph_command(Layers *l, const char *fmt, ...)

@@ -807,7 +807,7 @@ static char *device_options(Vbc *v)
         g_string_append_printf(s, ", 'addr': '%x.0'", VBC_SLOT);
     }
     if (!v->opts.stock) {
-        g_string_append(s, ", 'cancel': true");
+        g_string_append(s, ", 'cancel': 'on'");
     }
     if (v->opts.ring & VBC_PACKED) {
         g_string_append(s, ", 'packed': true");

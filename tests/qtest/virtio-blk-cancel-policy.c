@@ -195,7 +195,7 @@ static void check_policy(const void *base, const char *device, bool one_left)
         vbc_expect_pending(v, &left);
         qvirtio_reset(v->dev);
     } else {
-        /* The detached ones have failed once this succeeds */
+        /* The abandoned ones have failed once this succeeds */
         gate_patient_qmp(v->qts, "{\"execute\": \"stop\"}", NULL);
         qtest_qmp_assert_success(v->qts, "{'execute': 'cont'}");
         g_assert_cmpint(vbc_stat(v, "failed_rd_operations"), ==, 0);
@@ -276,7 +276,7 @@ static void test_accounting(const void *base)
     Vbc *v;
 
     opts.server = true;
-    opts.device = "'detach-budget': 65536";
+    opts.device = "'cancel-budget': 65536";
     v = vbc_start(&opts);
     if (!v) {
         return;
@@ -285,7 +285,7 @@ static void test_accounting(const void *base)
     vbc_write(v, 0, 512, 1);
     check_canceled(v, 0);
 
-    /* Detached */
+    /* Abandoned */
     vbc_hold(v);
     send_hangs(v, r);
     get_figures(v, before);

@@ -3,7 +3,7 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * A device with detach=on is reset while its storage hangs, in every way that
+ * A device with cancel= is reset while its storage hangs, in every way that
  * a guest and QMP have, and with drivers that know the feature or do not.  The
  * storage is let go only after the reset is over.
  */
@@ -14,7 +14,7 @@
 #include "virtio-blk-cancel-lib.h"
 
 /* Only what the disk of a guest that knows nothing of CANCEL has */
-#define DETACH_ONLY "'detach': 'on', 'rerror': 'stop', 'werror': 'stop'"
+#define CANCEL_ONLY "'cancel': 'reset', 'rerror': 'stop', 'werror': 'stop'"
 
 static Vbc *start(const void *base, const char *device)
 {
@@ -179,13 +179,13 @@ static void test_declined(const void *base)
 
 static void test_stock_driver(const void *opts)
 {
-    check_reset(start_stock(opts, DETACH_ONLY), vbc_restart_device);
+    check_reset(start_stock(opts, CANCEL_ONLY), vbc_restart_device);
 }
 
 /* Most of them have not got beyond waiting for the budget */
 static void test_waiting(const void *opts)
 {
-    Vbc *v = start(opts, "'detach-budget': 16384");
+    Vbc *v = start(opts, "'cancel-budget': 16384");
     VbcReq r[VBC_HANGING];
 
     if (!v) {
@@ -206,7 +206,7 @@ static void test_waiting(const void *opts)
  */
 static void test_merged(const void *opts)
 {
-    Vbc *v = start_stock(opts, DETACH_ONLY ", 'detach-budget': 32768");
+    Vbc *v = start_stock(opts, CANCEL_ONLY ", 'cancel-budget': 32768");
     VbcReq r[24];
 
     if (!v) {
@@ -299,7 +299,7 @@ static void test_many(const void *base)
 
     opts.args = "-object memory-backend-memfd,id=ram,size=128M"
                 " -machine memory-backend=ram";
-    v = start(&opts, "'detach-budget': 1048576, 'queue-size': 128");
+    v = start(&opts, "'cancel-budget': 1048576, 'queue-size': 128");
     if (!v) {
         return;
     }
@@ -435,7 +435,7 @@ static void check_left(const void *base, void (*reset)(Vbc *v))
     close(fd);
     args = g_strdup_printf("-trace 'virtio_blk_cancel_drain*' 2>%s", log);
     opts.args = args;
-    w.v = start(&opts, "'detach-budget': 4096");
+    w.v = start(&opts, "'cancel-budget': 4096");
     if (w.v) {
         vbc_hold(w.v);
         for (unsigned int i = 0; i < ARRAY_SIZE(r); i++) {
@@ -557,7 +557,7 @@ static void test_in_order(const void *base)
 
     opts.stock = true;
     opts.features = VBC_F(VIRTIO_F_IN_ORDER);
-    opts.device = "'in_order': true, 'detach': 'on'";
+    opts.device = "'in_order': true, 'cancel': 'reset'";
     v = vbc_start(&opts);
     g_assert_true(v->dev->features & VBC_F(VIRTIO_F_IN_ORDER));
 
@@ -666,11 +666,11 @@ static void test_property(void)
                              " 'node-name': 'null', 'read-zeroes': true}}");
     ret = qtest_qmp(v->qts, "{'execute': 'device_add', 'arguments': {"
                     " 'driver': 'virtio-blk-pci', 'drive': 'null',"
-                    " 'cancel': true, 'detach': 'off'}}");
+                    " 'cancel': 'auto'}}");
     qmp_expect_error_and_unref(ret, "GenericError");
     qtest_qmp_assert_success(v->qts, "{'execute': 'device_add', 'arguments': {"
                              " 'driver': 'virtio-blk-pci', 'drive': 'null',"
-                             " 'cancel': true, 'detach': 'on'}}");
+                             " 'cancel': 'reset'}}");
     vbc_abandon(v);
 }
 

@@ -452,9 +452,9 @@ void vbc_add_stop_tests(void)
     vbc_add_test("parked/race", loops, test_parked_race);
     vbc_add_test("parked/reset", loops, test_parked_reset);
     vbc_add_test("parked/queue-reset", loops, test_parked_queue_reset);
-    vbc_add_test("stop/detached", VBC_SETUP_ALL, test_stop);
-    vbc_add_test("drain/detached", loops, test_drain);
-    vbc_add_test("unplug/detached", loops, test_unplug);
+    vbc_add_test("stop/abandoned", VBC_SETUP_ALL, test_stop);
+    vbc_add_test("drain/abandoned", loops, test_drain);
+    vbc_add_test("unplug/abandoned", loops, test_unplug);
     vbc_add_test("migrated/resumed", rings, test_migrated_resumed);
     vbc_add_test("migrated/cancelled", VBC_SETUP_PLAIN,
                  test_migrated_cancelled);

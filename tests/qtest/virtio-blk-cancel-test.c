@@ -15,7 +15,7 @@
 #include "virtio-blk-cancel-lib.h"
 
 #define MANY            200
-#define MAX_DETACHED    256     /* the device's limit of detached requests */
+#define MAX_ABANDONED    256     /* the device's limit of abandoned requests */
 
 static Vbc *start_server(const void *base, const char *device)
 {
@@ -389,18 +389,18 @@ static void test_many(const void *opts)
     vbc_stop(v);
 }
 
-/* What is over the limit of detached requests waits, and is cancelled too */
+/* What is over the limit of abandoned requests waits, and is cancelled too */
 static void test_quota(const void *opts)
 {
     Vbc *v = start_server(opts, "'queue-size': 1024");
-    g_autofree VbcReq *r = g_new0(VbcReq, MAX_DETACHED);
+    g_autofree VbcReq *r = g_new0(VbcReq, MAX_ABANDONED);
     VbcReq more[16], last;
 
     if (!v) {
         return;
     }
     vbc_hold(v);
-    for (unsigned int i = 0; i < MAX_DETACHED; i++) {
+    for (unsigned int i = 0; i < MAX_ABANDONED; i++) {
         r[i] = (VbcReq) {
             .type = VIRTIO_BLK_T_IN, .tag = i, .sector = i, .len = 512,
         };
@@ -408,7 +408,7 @@ static void test_quota(const void *opts)
     }
     vbc_kick(v, 0);
     vbc_sync(v, 0);
-    for (unsigned int i = 0; i < MAX_DETACHED; i++) {
+    for (unsigned int i = 0; i < MAX_ABANDONED; i++) {
         vbc_cancel_req(v, &r[i]);
     }
     for (unsigned int i = 0; i < ARRAY_SIZE(more); i++) {
@@ -461,7 +461,7 @@ static void check_refused(Vbc *v, VbcReq *r)
 
 static void test_refused(const void *opts)
 {
-    Vbc *v = start_server(opts, "'detach-budget': 4096");
+    Vbc *v = start_server(opts, "'cancel-budget': 4096");
     VbcReq big[] = {
         { .type = VIRTIO_BLK_T_IN, .tag = 1, .sector = 8, .len = 8192 },
         { .type = VIRTIO_BLK_T_OUT, .tag = 2, .sector = 64, .len = 8192,
@@ -487,7 +487,7 @@ static void test_refused(const void *opts)
 
 static void test_refused_no_budget(const void *opts)
 {
-    Vbc *v = start_server(opts, "'detach-budget': 0");
+    Vbc *v = start_server(opts, "'cancel-budget': 0");
     VbcReq r[] = {
         { .type = VIRTIO_BLK_T_IN, .tag = 1, .sector = 8, .len = 512 },
         { .type = VIRTIO_BLK_T_OUT, .tag = 2, .sector = 64, .len = 512,
@@ -505,7 +505,7 @@ static void test_refused_no_budget(const void *opts)
 /* The budget is taken: the next one waits, and can be cancelled at once */
 static void test_budget(const void *opts)
 {
-    Vbc *v = start_server(opts, "'detach-budget': 8192");
+    Vbc *v = start_server(opts, "'cancel-budget': 8192");
     VbcReq r[4] = {
         { .type = VIRTIO_BLK_T_OUT, .tag = 0, .sector = 8, .len = 8192,
           .fill = 1 },

@@ -42,12 +42,12 @@ static void test_offered_default(void)
 
 static void test_offered_off(void)
 {
-    check_offered("'cancel': false", true, false);
+    check_offered("'cancel': 'off'", true, false);
 }
 
 static void test_offered_legacy(void)
 {
-    check_offered("'cancel': true, 'disable-modern': true,"
+    check_offered("'cancel': 'on', 'disable-modern': true,"
                   " 'disable-legacy': 'off'", true, false);
 }
 
@@ -232,7 +232,7 @@ static void test_header_short_hung(const void *base)
 {
     VbcOptions opts = *(const VbcOptions *)base;
     VbcReq hung = { .type = VIRTIO_BLK_T_IN, .tag = 1, .len = 512 };
-    VbcReq detached = { .type = VIRTIO_BLK_T_OUT, .tag = 2, .len = 512 };
+    VbcReq abandoned = { .type = VIRTIO_BLK_T_OUT, .tag = 2, .len = 512 };
     VbcReq bad = { .type = VBC_T_CANCEL, .tag = 1, .header = 23 };
     VbcReq late = { .type = VBC_T_CANCEL, .tag = 1 };
     Vbc *v;
@@ -244,8 +244,8 @@ static void test_header_short_hung(const void *base)
     }
     vbc_hold(v);
     vbc_send(v, &hung);
-    vbc_send(v, &detached);
-    vbc_cancel_req(v, &detached);
+    vbc_send(v, &abandoned);
+    vbc_cancel_req(v, &abandoned);
     vbc_send(v, &bad);
     vbc_send(v, &late);
     vbc_release(v);

@@ -17,7 +17,7 @@
 #include "virtio-blk-race.h"
 
 #define DISK_SIZE       (1 * GiB)
-#define BUDGET          (16 * MiB)      /* detach-budget */
+#define BUDGET          (16 * MiB)      /* cancel-budget */
 #define LARGE           1024            /* sectors of a request */
 #define BATCH           60
 #define BATCHES         320
@@ -27,11 +27,11 @@
 /*
  * Besides the budget: what an AioContext keeps of the buffers it has used, and
  * the coroutine and the bookkeeping of each request that is outstanding or that
- * can be detached.
+ * can be abandoned.
  */
 #define IDLE_BUFFERS    (8 * MiB)
 #define PER_REQUEST     (32 * KiB)
-#define MAX_DETACHED    256
+#define MAX_ABANDONED    256
 
 /* Of an AioContext: its thread pool, and threads for what hangs */
 #define MAX_THREADS     (64 + 48)
@@ -92,7 +92,7 @@ static Usage usage(Guest *g, const char *when)
 static void check_usage(Guest *g, const Usage *now, const Usage *before)
 {
     uint64_t limit = BUDGET + g->opts.iothreads * IDLE_BUFFERS +
-                     (BATCH + MAX_DETACHED) * PER_REQUEST;
+                     (BATCH + MAX_ABANDONED) * PER_REQUEST;
 
     if (VBC_KNOWS_MEMORY) {
         g_assert_cmpuint(now->memory, <=, before->memory + limit);
@@ -211,7 +211,7 @@ static void hang_and_cancel(Bounds *b)
 static void run_bounds(Bounds *b, const char *file)
 {
     GuestOptions opts = {
-        .queues = 4, .iothreads = 2, .device = "'detach-budget': 16777216",
+        .queues = 4, .iothreads = 2, .device = "'cancel-budget': 16777216",
         .file = file,
     };
     GuestOptions other_opts = { .queues = 1 };

@@ -128,7 +128,7 @@ void guest_stop_cont(Guest *g)
 static char *device_json(Guest *g)
 {
     GString *s = g_string_new("{'driver': 'virtio-blk-pci', 'id': 'vblk',"
-                              " 'drive': 'drv', 'cancel': true");
+                              " 'drive': 'drv', 'cancel': 'on'");
 
     g_string_append_printf(s, ", 'addr': '%x.0', 'num-queues': %u, "
                            "'queue-size': %u", VBC_SLOT, g->opts.queues,

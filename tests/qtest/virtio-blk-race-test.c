@@ -41,7 +41,7 @@ static const RaceSetup setups[] = {
     { "split", { .queues = 4, .iothreads = 3 } },
     /* So little bounce buffer that requests wait for it all the time */
     { "packed-tight", { .packed = true, .queues = 4, .iothreads = 2,
-                        .device = "'detach-budget': 65536" } },
+                        .device = "'cancel-budget': 65536" } },
     { "throttled", { .queues = 3, .iothreads = 2,
                      .drive = ",throttling.iops-total=20000,"
                               "throttling.bps-write=40000000" }, true },

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""blk-detach-timeline on logs that are small, odd, cut off or of no use.
+"""blk-cancel-timeline on logs that are small, odd, cut off or of no use.
 
 That it understands what QEMU writes is tested with QEMU, in
 tests/qtest/virtio-blk-cancel-figures-test.c."""
@@ -15,32 +15,32 @@ from unittest.mock import patch
 
 import pytest
 
-TOOL = Path(__file__).resolve().parents[2] / 'scripts/blk-detach-timeline'
+TOOL = Path(__file__).resolve().parents[2] / 'scripts/blk-cancel-timeline'
 
 SETUP = '''
-0.0 blk_detach_on blk 0xb1 device disk0 node node0
+0.0 blk_cancel_on blk 0xb1 device disk0 node node0
 0.0 virtio_blk_cancel_device vdev 0xd1 blk 0xb1
 '''
 WRITE = '''
 1.0 virtio_blk_cancel_request vdev 0xd1 req 0xf1 vq 0 tag 0x11
 1.0 virtio_blk_handle_write vdev 0xd1 req 0xf1 sector 8 nsectors 8
-1.0 blk_detach_submit blk 0xb1 req 0xe1 opaque 0xf1 op 1 offset 4096 bytes 4096 flags 0x0
-1.0 blk_detach_issue blk 0xb1 req 0xe1
+1.0 blk_cancel_submit blk 0xb1 req 0xe1 opaque 0xf1 op 1 offset 4096 bytes 4096 flags 0x0
+1.0 blk_cancel_issue blk 0xb1 req 0xe1
 '''
 CANCEL = '''
 3.0 virtio_blk_cancel vdev 0xd1 vq 0 tag 0x11
-3.0 blk_detach_detached blk 0xb1 req 0xe1 op 1 offset 4096 bytes 4096 age_ns 2000000000
+3.0 blk_cancel_abandoned blk 0xb1 req 0xe1 op 1 offset 4096 bytes 4096 age_ns 2000000000
 3.0 virtio_blk_req_complete vdev 0xd1 req 0xf1 status 7
 3.0 virtio_blk_cancel_outcome vdev 0xd1 vq 0 tag 0x11 target given back, status 0
 '''
 FINISH = '''
-9.0 blk_detach_finished blk 0xb1 req 0xe1 op 1 offset 4096 bytes 4096 ret 0 age_ns 8000000000
+9.0 blk_cancel_finished blk 0xb1 req 0xe1 op 1 offset 4096 bytes 4096 ret 0 age_ns 8000000000
 '''
 OTHER = '''
-0.0 blk_detach_on blk 0xb2 device disk1 node node1
-2.0 blk_detach_submit blk 0xb2 req 0xe2 opaque 0xf2 op 3 offset 0 bytes 0 flags 0x0
-2.0 blk_detach_issue blk 0xb2 req 0xe2
-2.5 blk_detach_end blk 0xb2 req 0xe2 ret 0
+0.0 blk_cancel_on blk 0xb2 device disk1 node node1
+2.0 blk_cancel_submit blk 0xb2 req 0xe2 opaque 0xf2 op 3 offset 0 bytes 0 flags 0x0
+2.0 blk_cancel_issue blk 0xb2 req 0xe2
+2.5 blk_cancel_end blk 0xb2 req 0xe2 ret 0
 '''
 
 
@@ -83,10 +83,10 @@ def test_whole_story(tmp_path):
         '1.000000 s #1 write 4 KiB at 4 KiB: submitted, queue 0, tag 0x11',
         '1.000000 s --- the storage does not answer from here on ---',
         '3.000000 s #1 write 4 KiB at 4 KiB: CANCEL: given back',
-        '3.000000 s #1 write 4 KiB at 4 KiB: detached, 2.000 s old',
+        '3.000000 s #1 write 4 KiB at 4 KiB: abandoned, 2.000 s old',
         '9.000000 s #1 write 4 KiB at 4 KiB: finished late, 8.000 s old',
         '9.000000 s --- the storage is back: it hung for 8.000 s, requests '
-        'detached: 1 ---']
+        'abandoned: 1 ---']
 
 
 def test_still_hung(tmp_path):
@@ -97,7 +97,7 @@ def test_still_hung(tmp_path):
 
 
 def test_began_late(tmp_path):
-    """What was submitted, or even detached, before the log began."""
+    """What was submitted, or even abandoned, before the log began."""
     lines = show(tmp_path, CANCEL, FINISH)
     assert '-2.000000 s #1 write 4 KiB at 4 KiB: submitted' in lines
     assert any('finished late, 8.000 s old' in line for line in lines)
@@ -120,7 +120,7 @@ REFUSED = '''
 
 def test_refused(tmp_path):
     end = '''
-9.0 blk_detach_end blk 0xb1 req 0xe1 ret 0
+9.0 blk_cancel_end blk 0xb1 req 0xe1 ret 0
 9.0 virtio_blk_req_complete vdev 0xd1 req 0xf1 status 0
 '''
     lines = show(tmp_path, SETUP, WRITE, REFUSED, end)
@@ -138,7 +138,7 @@ def test_address_used_again(tmp_path):
     """Freed requests' addresses come back at once."""
     again = WRITE.replace('1.0 ', '10.0 ').replace('0x11', '0x12')
     end = '''
-12.0 blk_detach_end blk 0xb1 req 0xe1 ret 0
+12.0 blk_cancel_end blk 0xb1 req 0xe1 ret 0
 12.0 virtio_blk_req_complete vdev 0xd1 req 0xf1 status 0
 '''
     lines = show(tmp_path, SETUP, WRITE, CANCEL, FINISH, again, end)
@@ -150,8 +150,8 @@ def test_address_used_again(tmp_path):
 
 def test_waits_and_reset(tmp_path):
     reset = '''
-2.0 blk_detach_wait blk 0xb1 req 0xe3 where 2 offset 4096 bytes 512
-5.0 blk_detach_end blk 0xb1 req 0xe3 ret -125
+2.0 blk_cancel_wait blk 0xb1 req 0xe3 where 2 offset 4096 bytes 512
+5.0 blk_cancel_end blk 0xb1 req 0xe3 ret -125
 5.0 virtio_blk_cancel_dropped vdev 0xd1 req 0xf3
 5.0 virtio_blk_cancel_drop vdev 0xd1 vq 0 requests dropped, 0 cannot be
 5.0 virtio_blk_cancel_drop vdev 0xd1 vq 1 requests dropped, 0 cannot be
@@ -189,8 +189,8 @@ def test_several_disks(tmp_path):
     status, out, err = run(tmp_path, log)
     assert status == 1 and not out
     assert 'choose one with --disk:' in err
-    assert '  disk0: 1 requests, 1 detached\n' in err
-    assert '  disk1: 1 requests, 0 detached\n' in err
+    assert '  disk0: 1 requests, 1 abandoned\n' in err
+    assert '  disk1: 1 requests, 0 abandoned\n' in err
     status, out, err = run(tmp_path, log, '--disk', 'disk2')
     assert status == 1 and 'there is no disk disk2 in the log, but:' in err
     status, out, _ = run(tmp_path, log, '--disk', 'disk1', '--all')
@@ -208,7 +208,7 @@ def test_plugged_again(tmp_path):
 @pytest.mark.parametrize('log, said', [
     ('', 'there is no event of a disk'),
     ('hello\n\0\xff\n', 'there is no event of a disk'),
-    ('blk_detach_issue blk 0xb1 req 0xe1\n', 'the log has no times: run'),
+    ('blk_cancel_issue blk 0xb1 req 0xe1\n', 'the log has no times: run'),
 ], ids=['empty', 'garbage', 'no-times'])
 def test_useless(tmp_path, log, said):
     status, out, err = run(tmp_path, log)
@@ -222,16 +222,16 @@ def test_cut_off(tmp_path):
     status, out, err = run(
         tmp_path, 'qemu: a warning\n' + log +
         '77@1000.000000:virtio_blk_rw_complete vdev 0xd1 req 0xf1 ret 0\n'
-        '77@1010.000000:blk_detach_finished blk 0xb1 re')
+        '77@1010.000000:blk_cancel_finished blk 0xb1 re')
     assert status == 0 and 'finished late' in out
-    assert 'blk_detach_finished: 1 lines are not understood' in err
+    assert 'blk_cancel_finished: 1 lines are not understood' in err
 
 
 def test_no_such_file(tmp_path):
     done = subprocess.run([TOOL, tmp_path / 'none'], capture_output=True,
                           text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr == (f'blk-detach-timeline: {tmp_path}/none: '
+    assert done.stderr == (f'blk-cancel-timeline: {tmp_path}/none: '
                            'No such file or directory\n')
 
 
@@ -253,7 +253,7 @@ def test_svg(tmp_path):
                                  CANCEL, FINISH))
     assert 'Requests of a<&"b' in texts
     assert '#1  write 4 KiB at 4 KiB' in texts
-    assert '#1 write 4 KiB at 4 KiB: detached for 6.000 s' in texts
+    assert '#1 write 4 KiB at 4 KiB: abandoned for 6.000 s' in texts
     assert '#1 write 4 KiB at 4 KiB: CANCEL: given back' in texts
     assert 'storage hung for 8.000 s' in texts
     assert 'time in seconds' in texts
@@ -265,7 +265,7 @@ def test_svg_of_nothing(tmp_path):
 
 def test_svg_of_many(tmp_path):
     """A picture has an end."""
-    lines = [f'{1 + i / 1000:.3f} blk_detach_detached blk 0xb1 req 0x{i + 1:x}'
+    lines = [f'{1 + i / 1000:.3f} blk_cancel_abandoned blk 0xb1 req 0x{i + 1:x}'
              ' op 0 offset 0 bytes 512 age_ns 1000000\n' for i in range(400)]
     texts = svg(tmp_path, log_of(SETUP, *lines))
     assert '100 more requests are not shown: more than 300 hung' in texts

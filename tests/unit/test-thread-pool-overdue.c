@@ -143,7 +143,7 @@ static void test_goes_on(void)
     thread_pool_overdue_enable(false);
 }
 
-/* Not with detaching off, nor after it was switched off. */
+/* Not with cancelling off, nor after it was switched off. */
 static void test_off(void)
 {
     int threads = nr_threads();

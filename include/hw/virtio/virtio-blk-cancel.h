@@ -4,7 +4,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * The numbers on the wire, and what virtio-blk.c calls at the turning points
- * of a request's life.  Each call is a no-op for a device with detach=off.
+ * of a request's life.  Each call is a no-op for a device with cancel=off.
  *
  * Unless said otherwise a function that takes a request, or a virtqueue, is
  * called in the AioContext of that virtqueue and does not yield.
@@ -15,7 +15,7 @@
 
 #include "qemu/host-utils.h"
 #include "qemu/units.h"
-#include "block/blk-detach.h"
+#include "block/blk-cancel.h"
 #include "hw/virtio/virtio-blk.h"
 
 /*
@@ -27,12 +27,18 @@
 #define VIRTIO_BLK_S_CANCELED     7  /* status of a request taken back */
 #define VIRTIO_BLK_S_NOT_CANCELED 8  /* status of a CANCEL: still held */
 
+extern const PropertyInfo qdev_prop_virtio_blk_cancel;
+
+#define DEFINE_PROP_VIRTIO_BLK_CANCEL(_name, _state, _field, _default)  \
+    DEFINE_PROP_SIGNED(_name, _state, _field, _default,                 \
+                       qdev_prop_virtio_blk_cancel, VirtioBlkCancel)
+
 void virtio_blk_cancel_class_init(VirtioDeviceClass *vdc);
 
 /*
  * virtio_blk_cancel_realize:
  *
- * Switch detaching on if the device has detach=on, which cancel=on implies.
+ * Switch cancelling on if the device has cancel=reset or cancel=on.
  * Undone by virtio_blk_cancel_unrealize(), which a failing realize calls too.
  *
  * Context: main loop, BQL held, before the first request.
@@ -47,7 +53,7 @@ bool virtio_blk_cancel_realize(VirtIOBlock *s, Error **errp);
  * in the BlockBackend, which stays behind (see block/blk-orphan.h).
  *
  * Context: BQL held; the virtqueues are not served any more.
- * Returns: false if the device has detach=off; the caller must drain.
+ * Returns: false if the device has cancel=off; the caller must drain.
  */
 bool virtio_blk_cancel_unrealize(VirtIOBlock *s);
 
@@ -78,7 +84,7 @@ void virtio_blk_cancel_start(VirtIOBlock *s);
  * BlockBackend stays in its AioContext, because to move it is to drain it.
  *
  * Context: BQL held.
- * Returns: false if nothing was done, because the device has detach=off or the
+ * Returns: false if nothing was done, because the device has cancel=off or the
  *          VM is being stopped; the caller must drain.
  */
 bool virtio_blk_cancel_stop(VirtIOBlock *s);
@@ -90,7 +96,7 @@ bool virtio_blk_cancel_stop(VirtIOBlock *s);
  * stopped, requests may still be there.
  *
  * Context: BQL held.
- * Returns: false if the device has detach=off; the caller must drain.
+ * Returns: false if the device has cancel=off; the caller must drain.
  */
 bool virtio_blk_cancel_reset(VirtIOBlock *s);
 
@@ -112,7 +118,7 @@ bool virtio_blk_cancel_is_stopped(VirtIOBlock *s, unsigned int index);
  * its own AioContext, and so that a CANCEL finds them all the time.
  *
  * Context: main loop, BQL held.
- * Returns: false if nothing was done, because the device has detach=off.
+ * Returns: false if nothing was done, because the device has cancel=off.
  */
 bool virtio_blk_cancel_restart(VirtIOBlock *s, QEMUBHFunc *resubmit);
 
@@ -204,12 +210,12 @@ static inline bool virtio_blk_cancel_merges(VirtIOBlock *s)
  * virtio_blk_cancel_max_merge:
  *
  * Returns: how large requests may become by merging, in bytes; @max_transfer
- *          or less.  What does not fit the budget could not be detached.
+ *          or less.  What does not fit the budget could not be abandoned.
  */
 static inline uint32_t virtio_blk_cancel_max_merge(VirtIOBlock *s,
                                                    uint32_t max_transfer)
 {
-    return s->cancel ? MIN(max_transfer, pow2floor(s->conf.detach_budget)) :
+    return s->cancel ? MIN(max_transfer, pow2floor(s->conf.cancel_budget)) :
                        max_transfer;
 }
 

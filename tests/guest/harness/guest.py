@@ -37,7 +37,7 @@ COMPLAINTS = re.compile(
 RESET = r"virtio_set_status vdev \S+ val 0$"
 STOPPED = r"runstate_set .* \(paused\)$"
 SHUTDOWN = r"qemu_system_shutdown_request .*"
-WAITS = r"blk_detach_wait .*"
+WAITS = r"blk_cancel_wait .*"
 
 
 class GuestGone(Exception):
@@ -177,7 +177,7 @@ class Disk:
                   "drive": f"node-{self.name}", "serial": self.name,
                   **self.properties}
         if self.cancel:                     # so that stock QEMU works without
-            device["cancel"] = True
+            device["cancel"] = "on"
         args = ["-blockdev", json.dumps(
             {**self.blockdev, "node-name": f"node-{self.name}"})]
         if self.iothread:

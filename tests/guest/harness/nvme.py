@@ -17,9 +17,9 @@ ABORTED = re.compile(r"nvme nvme0: Abort status: 0x0$")
 RESETS = re.compile(r"nvme nvme0: .*reset controller|resetting controller")
 
 # Lines of QEMU's trace log
-TRACES = "pci_nvme_detach*"
-TAKEN_BACK = r"pci_nvme_detach_abort .*: aborted$"
-DISABLED = r"pci_nvme_detach_drop sqid 0: .*"
+TRACES = "pci_nvme_cancel*"
+TAKEN_BACK = r"pci_nvme_cancel_abort .*: aborted$"
+DISABLED = r"pci_nvme_cancel_drop sqid 0: .*"
 
 
 @dataclass
@@ -27,13 +27,13 @@ class NvmeDisk:
     """A controller with one namespace."""
 
     blockdev: dict
-    detach: bool = True
+    cancel: bool = True
     properties: dict = field(default_factory=dict)
 
     def arguments(self):
         """QEMU's command line for it."""
         device = {"driver": "nvme", "serial": "nvme", "drive": "node-nvme",
-                  "detach": self.detach, **self.properties}
+                  "cancel": self.cancel, **self.properties}
         return ["-blockdev",
                 json.dumps({**self.blockdev, "node-name": "node-nvme"}),
                 "-device", json.dumps(device), "-trace", TRACES]

@@ -11,7 +11,7 @@ from .servers import HoldFs, Nbdkit
 
 # What tests look for, and what is in the trace log of one that failed.
 TRACES = ("virtio_set_status", "runstate_set", "qemu_system_shutdown_request",
-          "virtio_blk*", "blk_detach*")
+          "virtio_blk*", "blk_cancel*")
 
 # How long vCPUs and monitor may be silent, in seconds. A host with little to
 # spare takes some of it; a real freeze lasts until the storage answers.

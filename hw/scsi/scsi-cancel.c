@@ -1,0 +1,270 @@
+/*
+ * SCSI disks whose commands can be taken back while the storage hangs
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * What takes I/O back is in block/blk-cancel.c.  Here is what that means for
+ * the command:
+ *
+ * - one that is cancelled while its last I/O has succeeded already ends with
+ *   its status, and not as aborted;
+ * - one whose I/O cannot be abandoned stays in the list of its device, so that
+ *   the next task management function finds it as well, and waits for it;
+ * - a reset cancels all commands, each in its own AioContext, and does not
+ *   drain the BlockBackend.
+ *
+ * Commands are a chain of I/O - the pieces of a scatter/gather list or of a
+ * WRITE SAME, the ranges of an UNMAP, the flush around an access with FUA - of
+ * which one is with the BlockBackend at a time.  A cancel ends the chain there.
+ *
+ * Hooks: scsi-bus.c, scsi-disk.c, virtio-scsi.c.
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/error-report.h"
+#include "qemu/lockable.h"
+#include "qemu/rcu.h"
+#include "qemu/rcu_queue.h"
+#include "qapi/error.h"
+#include "block/aio-wait.h"
+#include "block/blk-cancel-quiesce.h"
+#include "block/blk-orphan.h"
+#include "hw/scsi/scsi-cancel.h"
+#include "system/block-backend.h"
+#include "trace.h"
+
+/* A reset that took less is not worth a warning; it also limits their rate. */
+#define WARN_NS (100 * SCALE_MS)
+
+bool scsi_cancel_realize(SCSIDevice *s, Error **errp)
+{
+    ERRP_GUARD();
+    BlkCancelOptions opts = BLK_CANCEL_OPTIONS(s->cancel_budget);
+
+    if (s->cancel && !blk_set_cancel(s->conf.blk, &opts, errp)) {
+        error_prepend(errp, "cancel=on is not possible: ");
+        error_append_hint(errp, "Use cancel=off.\n");
+        return false;
+    }
+    return true;
+}
+
+void scsi_cancel_unrealize(SCSIDevice *s)
+{
+    if (s->cancel) {
+        blk_orphan_begin(s->conf.blk);
+    }
+}
+
+/*
+ * One command
+ */
+
+bool scsi_cancel_command(SCSIRequest *req)
+{
+    if (!req->dev->cancel) {
+        return false;
+    }
+    req->cancel_yields = true;
+    return true;
+}
+
+void scsi_cancel_abort(SCSIRequest *req, Notifier *notifier)
+{
+    BlkCancelOutcome outcome = BLK_CANCEL_COMPLETED;
+
+    scsi_req_ref(req);
+    scsi_req_cancel_async(req, notifier);
+    if (req->enqueued) {
+        outcome = BLK_CANCEL_REFUSED;
+    } else if (req->io_canceled) {
+        outcome = BLK_CANCEL_CANCELED;
+    }
+    if (req->dev->cancel) {
+        blk_cancel_account(req->dev->conf.blk, outcome);
+    }
+    scsi_req_unref(req);
+}
+
+void scsi_cancel_abort_missed(SCSIDevice *s)
+{
+    if (s->cancel) {
+        blk_cancel_account(s->conf.blk, BLK_CANCEL_NOT_FOUND);
+    }
+}
+
+void scsi_cancel_settle(SCSIRequest *req, bool done)
+{
+    if (done && req->io_canceled && req->cancel_yields) {
+        trace_scsi_cancel_settle(req->dev->id, req->lun, req->tag);
+        req->io_canceled = false;
+
+        /* Taken in scsi_req_cancel_async() */
+        scsi_req_unref(req);
+    }
+}
+
+/*
+ * A block driver may return -ECANCELED by itself.  Whoever has cancelled the
+ * command cannot tell that from what it has asked for.
+ */
+bool scsi_was_canceled(SCSIRequest *req, int ret)
+{
+    return req->dev->cancel && req->io_canceled && ret == -ECANCELED;
+}
+
+void scsi_cancel_account(SCSIRequest *req, int ret)
+{
+    if (scsi_was_canceled(req, ret)) {
+        block_acct_canceled(blk_get_stats(req->dev->conf.blk));
+    }
+}
+
+/*
+ * All commands of a device
+ */
+
+/* What a BH gets and returns; its creator waits for it. */
+typedef struct SCSICancelPurge {
+    SCSIDevice *s;
+    unsigned int left;      /* commands that could not be taken back */
+} SCSICancelPurge;
+
+static void scsi_cancel_unref(gpointer req)
+{
+    scsi_req_unref(req);
+}
+
+/* Returns: the commands of this thread, each with a reference */
+static GPtrArray *scsi_cancel_commands(SCSIDevice *s)
+{
+    GPtrArray *reqs = g_ptr_array_new_with_free_func(scsi_cancel_unref);
+    AioContext *ctx = qemu_get_current_aio_context();
+    SCSIRequest *req;
+
+    QEMU_LOCK_GUARD(&s->requests_lock);
+    QTAILQ_FOREACH(req, &s->requests, next) {
+        if (req->ctx == ctx) {
+            g_ptr_array_add(reqs, scsi_req_ref(req));
+        }
+    }
+    return reqs;
+}
+
+/* Context: BH in an AioContext that has commands of the device */
+static void scsi_cancel_purge_bh(void *opaque)
+{
+    SCSICancelPurge *purge = opaque;
+    SCSIDevice *s = purge->s;
+    g_autoptr(GPtrArray) reqs = scsi_cancel_commands(s);
+
+    for (unsigned int i = 0; i < reqs->len; i++) {
+        SCSIRequest *req = g_ptr_array_index(reqs, i);
+
+        /* The end of one may have let another one that waited for it end */
+        if (req->enqueued) {
+            scsi_req_cancel_async(req, NULL);
+            purge->left += req->enqueued;
+        }
+    }
+    trace_scsi_cancel_purge(s->id, s->lun, reqs->len, purge->left);
+}
+
+/* The AioContexts that have commands of @s, as a set. */
+static GHashTable *scsi_cancel_contexts(SCSIDevice *s)
+{
+    GHashTable *contexts = g_hash_table_new(NULL, NULL);
+    SCSIRequest *req;
+
+    QEMU_LOCK_GUARD(&s->requests_lock);
+    QTAILQ_FOREACH(req, &s->requests, next) {
+        g_hash_table_add(contexts, req->ctx);
+    }
+    return contexts;
+}
+
+/* Returns: how many commands could not be taken back */
+static unsigned int scsi_cancel_all(SCSIDevice *s)
+{
+    g_autoptr(GHashTable) contexts = scsi_cancel_contexts(s);
+    SCSICancelPurge purge = { .s = s };
+    GHashTableIter iter;
+    gpointer ctx;
+
+    if (g_hash_table_remove(contexts, qemu_get_current_aio_context())) {
+        scsi_cancel_purge_bh(&purge);
+    }
+    if (!g_hash_table_size(contexts)) {
+        return purge.left;
+    }
+
+    /*
+     * While this waits for other threads, the main loop runs: keep it from
+     * serving the HBA's queues, as a drained section does.  A guest could nest
+     * one reset in another otherwise.
+     */
+    scsi_device_drained_begin(s);
+    g_hash_table_iter_init(&iter, contexts);
+    while (g_hash_table_iter_next(&iter, &ctx, NULL)) {
+        aio_wait_bh_oneshot(ctx, scsi_cancel_purge_bh, &purge);
+    }
+    scsi_device_drained_end(s);
+    return purge.left;
+}
+
+/* Wait for the @left commands that could not be taken back. */
+static void scsi_cancel_drain(SCSIDevice *s, unsigned int left)
+{
+    int64_t ns = get_clock();
+
+    trace_scsi_cancel_drain(s->id, s->lun, left);
+    blk_drain(s->conf.blk);
+    ns = get_clock() - ns;
+    trace_scsi_cancel_drained(s->id, s->lun, left, ns);
+
+    if (ns >= WARN_NS) {
+        g_autofree char *path = object_get_canonical_path(OBJECT(s));
+
+        warn_report("the reset of %s had to wait %" PRId64 " ms for commands "
+                    "that cannot be abandoned: %u", path, ns / SCALE_MS, left);
+    }
+}
+
+bool scsi_cancel_purge(SCSIDevice *s)
+{
+    unsigned int left;
+
+    if (!s->cancel) {
+        return false;
+    }
+
+    left = scsi_cancel_all(s);
+    if (left) {
+        scsi_cancel_drain(s, left);
+    }
+    return true;
+}
+
+bool scsi_cancel_stop(SCSIBus *bus)
+{
+    BusChild *kid;
+
+    /* The disk that hangs may be on another bus, or another model's */
+    if (!blk_cancel_any()) {
+        return false;
+    }
+
+    RCU_READ_LOCK_GUARD();
+    QTAILQ_FOREACH_RCU(kid, &bus->qbus.children, sibling) {
+        SCSIDevice *s = SCSI_DEVICE(kid->child);
+
+        if (!qdev_is_realized(DEVICE(s))) {
+            /* Leaves with the HBA, and has nothing in flight any more */
+            continue;
+        }
+        if (!scsi_cancel_purge(s) && s->conf.blk) {
+            blk_drain(s->conf.blk);
+        }
+    }
+    return true;
+}
