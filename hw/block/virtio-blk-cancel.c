@@ -23,6 +23,7 @@
 #include "block/aio-wait.h"
 #include "block/blk-orphan.h"
 #include "hw/block/cancel-stats.h"
+#include "hw/core/qdev-prop-internal.h"
 #include "hw/virtio/virtio-blk.h"
 #include "hw/virtio/virtio-blk-cancel.h"
 #include "virtio-blk-cancel-core.h"
