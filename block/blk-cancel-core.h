@@ -3,11 +3,10 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * blk-cancel.c has the two halves of a request, and cancels it; in
- * blk-cancel-wait.c are the places where a request waits before it is issued;
- * blk-cancel-zoned.c has the operations that only zoned storage has;
- * blk-cancel-quiesce.c sees to all BlockBackends at once; blk-cancel-stats.c
- * counts what happened.
+ * blk-cancel.c has a request's life, and cancels it; blk-cancel-wait.c the
+ * places where it waits before it is issued, but for the fence, which is in
+ * blk-cancel-fence.c; blk-cancel-buffer.c the buffers that data goes through;
+ * blk-cancel-zoned.c what only zoned storage has; blk-cancel-stats.c counts.
  */
 
 #ifndef BLOCK_BLK_CANCEL_CORE_H
@@ -16,56 +15,69 @@
 #include "block/blk-cancel-quiesce.h"
 #include "block/blk-cancel_int.h"
 #include "block/throttle-groups.h"
+#include "qemu/interval-tree.h"
 #include "qemu/queue.h"
 #include "qemu/thread.h"
-#include "blk-cancel-pool.h"
 
 typedef enum BlkCancelState {
-    BLK_CANCEL_NEW,
+    BLK_CANCEL_NEW,             /* its coroutine has not been entered yet */
     BLK_CANCEL_WAITING,
     BLK_CANCEL_ISSUED,
+    BLK_CANCEL_RETURNED,        /* with a result that the caller does not know */
+    BLK_CANCEL_DONE,            /* the callback has run, or runs now */
 } BlkCancelState;
 
-/* Where a coroutine waits; each has a list in BlkCancel. */
+/* Where a coroutine waits, for traces and figures */
 typedef enum BlkCancelWait {
-    WAIT_DRAINED,               /* for a drained section's end, or the gate */
-    WAIT_BUFFER,                /* until a bounce buffer fits the budget */
-    WAIT_FENCE,                 /* behind abandoned requests */
-    WAIT_SLOT,                  /* until fewer requests are with the storage */
+    WAIT_DRAINED,               /* for a drained section's end, or held */
+    WAIT_BUFFER,                /* until a buffer fits the budget */
+    WAIT_FENCE,                 /* behind an abandoned request */
+    WAIT_DAMPER,                /* in a region where requests hang */
     WAIT__MAX,
-    WAIT_NOT = WAIT__MAX,       /* not on a list */
 } BlkCancelWait;
 
 typedef struct BlkCancelReq BlkCancelReq;
+typedef struct BlkCancelWaiter BlkCancelWaiter;
+typedef QTAILQ_HEAD(, BlkCancelWaiter) BlkCancelWaiterList;
 
-typedef struct BlkCancelWaiter {
-    /* Set once */
+struct BlkCancelWaiter {
+    /* Written by the coroutine before it waits */
     Coroutine *co;
     BlkCancelReq *req;          /* NULL: not one of ours, at the fence only */
-
-    /* Protected by BlkCancel.lock */
-    BlkCancelWait where;
-    unsigned int blockers;      /* WAIT_FENCE: abandoned requests in its way */
-    QTAILQ_ENTRY(BlkCancelWaiter) next;
-
-    /* Written by the coroutine before it waits */
     int64_t offset;
     int64_t bytes;
     uint64_t seq;               /* WAIT_FENCE: the newest that is in its way */
-} BlkCancelWaiter;
 
-typedef QTAILQ_HEAD(, BlkCancelWaiter) BlkCancelWaiterList;
+    /* Protected by BlkCancel.lock */
+    BlkCancelWaiterList *list;  /* NULL: does not wait, or has been woken */
+    BlkCancelWait where;
+    bool granted;               /* WAIT_BUFFER: it has been charged */
+    QTAILQ_ENTRY(BlkCancelWaiter) next;
+};
 
-/* What requests of one BlockBackend in one AioContext share. */
-typedef struct BlkCancelCtx {
-    AioContext *ctx;            /* set once */
-    unsigned int issued;        /* slots taken; atomic */
-    BlkCancelPool pool;         /* owned by the thread of @ctx */
+/* Idle buffers: 4 KiB, 8 KiB ... 1 MiB, and the largest that Linux asks for */
+#define BLK_CANCEL_POOL_CLASSES 10
+
+/*
+ * What requests of one BlockBackend in one AioContext share.  Nothing is
+ * written but by that context's thread, and on cache lines of its own.
+ */
+typedef struct QEMU_ALIGNED(64) BlkCancelCtx {
+    /* Set once */
+    AioContext *ctx;
+    BlkCancel *d;
     QSLIST_ENTRY(BlkCancelCtx) next;
 
-    /* Added and removed by the thread of @ctx, under the lock */
-    QemuSpin lock;
-    QTAILQ_HEAD(, BlkCancelReq) issued_reqs;
+    /* Owned by the thread of @ctx */
+    QEMU_ALIGNED(64) QTAILQ_HEAD(, BlkCancelReq) issued; /* in that order */
+    void *idle[BLK_CANCEL_POOL_CLASSES]; /* each names the next in its head */
+    uint64_t idle_bytes;        /* part of @spare */
+
+    /* The same, for other threads to look at: atomic */
+    uint64_t spare;             /* of BlkCancel.charged, for what comes next */
+    unsigned int nr_issued;     /* entries of @issued */
+    uint64_t ended;             /* left it, ever */
+    int64_t oldest_ns;          /* when its first was issued, or 0 */
 } BlkCancelCtx;
 
 /* For blk-cancel-stats.c */
@@ -74,11 +86,22 @@ typedef struct BlkCancelFigures {
     char *qom_path;             /* set once; outlives the device */
     char *qdev_id;              /* the same, or NULL */
     bool reported_hung;         /* owned by the main loop */
+    int64_t warned_ns;          /* the same: of a failure, last */
 
     /* Protected by BlkCancel.lock; since the figures were reset */
     uint64_t cancels[BLK_CANCEL__MAX];
     uint64_t seq_at_reset;      /* BlkCancel.seq then */
     int64_t max_ns;             /* highest age of a finished request */
+    uint64_t failed;            /* abandoned, and ended with an error */
+
+    /* Protected by BlkCancel.lock; those of @failed not yet reported */
+    unsigned int unreported;
+    struct {
+        BlkCancelOp op;
+        int64_t offset;
+        int64_t bytes;
+        int ret;
+    } failure;                  /* the last of them */
 
     /* Protected by BlkCancel.lock */
     uint64_t bytes;             /* of all that are abandoned */
@@ -88,30 +111,35 @@ typedef struct BlkCancelFigures {
     int64_t hang_max_ns;        /* highest age of a finished request */
 } BlkCancelFigures;
 
+#define BLK_CANCEL_CTX_BUCKETS 16
+
 struct BlkCancel {
     /* Set once */
     BlockBackend *blk;
     ThrottleGroupMember *tgm;
     BlkCancelOptions opts;
 
-    /* Atomic */
-    uint64_t budget_used;       /* bytes of bounce buffer */
-    unsigned int issued;        /* slots taken */
-    unsigned int nr_waiting;    /* in WAIT_BUFFER and WAIT_SLOT */
-
-    /* Written under the lock, read without it as a hint: atomic */
-    unsigned int nr_abandoned;   /* entries of @abandoned */
-    unsigned int nr_fences;     /* those that change the disk */
-
     /* Entries are added under the lock and stay; read under RCU rules */
-    QSLIST_HEAD(, BlkCancelCtx) ctxs;
+    QSLIST_HEAD(, BlkCancelCtx) ctxs[BLK_CANCEL_CTX_BUCKETS];
 
-    QemuMutex lock;
+    /* Written under the lock, seldom; read without it: atomic */
+    uint64_t budget;            /* @opts.budget, or the machine's share */
+    unsigned int nr_abandoned;  /* entries of @abandoned */
+    unsigned int nr_buffer_waiters;
+    int flush_error;            /* that no flush has been told, or 0 */
+
+    QEMU_ALIGNED(64) QemuMutex lock;
 
     /* Protected by the lock */
     QTAILQ_HEAD(, BlkCancelReq) abandoned;
-    BlkCancelWaiterList waiting[WAIT__MAX];
+    IntervalTreeRoot fences;    /* the ranges of those that change the disk */
+    GHashTable *regions;        /* those with abandoned requests */
+    uint64_t abandoned_cost;    /* of their buffers */
     uint64_t seq;               /* of the request abandoned last */
+    BlkCancelWaiterList parked;
+    BlkCancelWaiterList for_buffer;
+    unsigned int waiting[WAIT__MAX];
+    uint64_t charged;           /* bytes of buffer, idle ones included */
 
     /* BQL */
     QLIST_ENTRY(BlkCancel) all;
@@ -119,34 +147,21 @@ struct BlkCancel {
     BlkCancelFigures stats;
 };
 
-/* The front: the caller's half. */
-typedef struct BlkCancelAIOCB {
+/*
+ * A request.  To its caller it is an AIOCB until the callback has run; it lives
+ * until the storage has answered.
+ */
+struct BlkCancelReq {
     BlockAIOCB common;
 
-    /* Set once */
-    BlockBackend *blk;
-    AioContext *ctx;
-
-    /* Owned by the thread of @ctx */
-    BlkCancelReq *req;          /* NULL once the back has returned */
-    int ret;
-    bool has_returned;          /* blk_aio_*() is over: the callback may run */
-    bool canceled;
-    bool done;                  /* the callback has run, or runs now */
-} BlkCancelAIOCB;
-
-/* The back: the block layer's half. */
-struct BlkCancelReq {
     /* Set once, at submission */
-    BlkCancel *d;
-    BlkCancelCtx *dctx;
+    BlkCancelCtx *ctx;
     BlkCancelOp op;
     BdrvRequestFlags flags;
     int64_t offset;
     int64_t bytes;
     bool bounced;               /* data goes through @buf */
-    bool abandonable;            /* touches nothing of the caller's */
-    bool probe;                 /* passes the gate, which it is a part of */
+    bool probe;                 /* passes what holds others; it is part of it */
     int64_t start_ns;
 
     /* The same, of zone operations; the caller's, not used after a cancel */
@@ -157,28 +172,27 @@ struct BlkCancelReq {
         int64_t *append_offset;
     } zone;
 
-    /* Owned by the thread of @dctx->ctx */
-    BlkCancelAIOCB *front;      /* NULL once cancelled */
+    /* Owned by the thread of @ctx->ctx */
+    Coroutine *co;
     BlkCancelState state;
+    bool has_returned;          /* blk_aio_*() is over: the callback may run */
+    bool canceled;              /* the caller has it back as such */
+    bool throttled;             /* may be in the throttle queue */
+    bool waited;                /* may be issued long after @start_ns */
+    int ret;
     QEMUIOVector *qiov;         /* the caller's; not used after a cancel */
     void *buf;
     QEMUIOVector bounce;        /* @buf; empty if there is none */
-    bool charged;               /* its bytes are in @d->budget_used */
-    bool has_slot;
-    bool throttled;             /* may be in the throttle queue */
-    bool waited;                /* may have been issued long after @start_ns */
-    bool canceled;
-    int ret;
-
-    BlkCancelWaiter waiter;
-
-    /* While ISSUED; protected by BlkCancelCtx.lock */
     int64_t issued_ns;
-    QTAILQ_ENTRY(BlkCancelReq) issued;
+    QTAILQ_ENTRY(BlkCancelReq) issued; /* while ISSUED */
+
+    BlkCancelWaiter waiter;     /* initialised by the first wait */
 
     /* Protected by BlkCancel.lock, meaningful while abandoned */
-    bool abandoned;
+    bool abandoned;             /* read by the thread of @ctx->ctx as well */
     uint64_t seq;
+    IntervalTreeNode range;
+    BlkCancelWaiterList behind; /* WAIT_FENCE */
     QTAILQ_ENTRY(BlkCancelReq) next;
 };
 
@@ -188,9 +202,9 @@ struct BlkCancelReq {
  */
 BlkCancelReq *blk_cancel_new_req(BlkCancel *d, BlkCancelOp op, int64_t offset,
                                  int64_t bytes, QEMUIOVector *qiov,
-                                 BdrvRequestFlags flags);
-BlockAIOCB *blk_cancel_submit(BlkCancelReq *r, BlockCompletionFunc *cb,
-                              void *opaque);
+                                 BdrvRequestFlags flags,
+                                 BlockCompletionFunc *cb, void *opaque);
+BlockAIOCB *blk_cancel_submit(BlkCancelReq *r);
 
 /* Whether the operation is one of blk-cancel-zoned.c. */
 static inline bool blk_cancel_is_zone_op(const BlkCancelReq *r)
@@ -206,20 +220,15 @@ static inline bool blk_cancel_changes_disk(const BlkCancelReq *r)
 }
 
 /*
- * blk_cancel_try_buffer:
- *
- * At submission: if nothing stands in the way, get the bounce buffer at once
- * and copy a write's data into it.  Otherwise blk_cancel_co_admit() does.
+ * blk-cancel-wait.c
  */
-void blk_cancel_try_buffer(BlkCancelReq *r);
 
 /*
  * blk_cancel_co_admit:
  *
  * Wait for everything that a request must wait for before it is issued: the
- * end of a drained section, bounce buffer, the fence, a slot, and throttling.
- * On return @r->canceled may be true, or @r->ret negative; what the request
- * holds by then is given back by blk_cancel_release() in either case.
+ * end of a drained section, the fence, throttling, and last for a buffer, into
+ * which a write's data is copied.  On return @r->canceled may be true.
  */
 void coroutine_fn blk_cancel_co_admit(BlkCancelReq *r);
 
@@ -228,18 +237,72 @@ void coroutine_fn blk_cancel_co_admit(BlkCancelReq *r);
  *
  * Take a WAITING request off whatever it waits for.  Returns true if it was
  * there; then nobody else wakes its coroutine.  Otherwise it has been woken by
- * another thread and comes by itself.
+ * another thread, or by itself, and comes.
  */
 bool blk_cancel_unwait(BlkCancelReq *r);
 
-/* Give back what @r holds; others may be waiting for it. */
-void blk_cancel_release(BlkCancelReq *r);
+/*
+ * blk_cancel_co_wait_unlock:
+ *
+ * Called with d->lock held, which is released while waiting and not taken
+ * again.  @w is off @list when this returns: what it waited for has been given
+ * to it, or it was cancelled.
+ */
+void coroutine_fn blk_cancel_co_wait_unlock(BlkCancel *d, BlkCancelWaiter *w,
+                                            BlkCancelWaiterList *list,
+                                            BlkCancelWait where);
+
+/*
+ * Called with d->lock held: @w does not wait any more.  The caller wakes what
+ * is on @woken once it has released the lock; NULL: it does so itself.
+ */
+void blk_cancel_unwait_locked(BlkCancel *d, BlkCancelWaiter *w,
+                              BlkCancelWaiterList *woken);
+
+/* Each waiter may be gone once it has been woken; or wake them later. */
+void blk_cancel_wake(BlkCancelWaiterList *woken);
+void blk_cancel_wake_later(BlkCancelWaiterList *woken);
+
+/*
+ * blk-cancel-fence.c
+ */
+
+/* Wait behind what is abandoned, at the fence and then in the damper. */
+void coroutine_fn blk_cancel_co_pass_fence(BlkCancel *d, BlkCancelWaiter *w);
 
 /* @r is abandoned from now on: requests that come later wait behind it. */
 void blk_cancel_enter_abandoned(BlkCancelReq *r);
 
-/* The abandoned @r has finished: wake those that it alone held up. */
+/* The abandoned @r has ended: wake those that it alone held up. */
 void blk_cancel_leave_abandoned(BlkCancelReq *r);
+
+/*
+ * blk-cancel-buffer.c; the thread of @r->ctx->ctx
+ */
+
+/* Bytes that a buffer for @bytes bytes of data takes. */
+uint64_t blk_cancel_buffer_size(uint64_t bytes);
+
+/*
+ * Get @r's buffer, waiting until it fits the budget, and copy a write's data
+ * into it.  Where there is no memory @r does without, and cannot be abandoned.
+ */
+void coroutine_fn blk_cancel_co_get_buffer(BlkCancelReq *r);
+
+/* Copy a read's data out of it. */
+void coroutine_fn blk_cancel_co_copy_out(BlkCancelReq *r);
+
+/* Give the buffer back; others may be waiting for it. */
+void blk_cancel_put_buffer(BlkCancelReq *r);
+
+/* The budgets of all engines, when one comes or goes.  BQL. */
+void blk_cancel_share_budget(void);
+
+/* Free the idle ones.  Nothing is in flight. */
+void blk_cancel_free_idle(BlkCancelCtx *ctx);
+
+/* Called with d->lock held: bytes of buffer that requests have. */
+uint64_t blk_cancel_budget_used_locked(BlkCancel *d);
 
 /*
  * blk-cancel-quiesce.c
@@ -248,6 +311,7 @@ void blk_cancel_leave_abandoned(BlkCancelReq *r);
 /* All BlockBackends with cancelling on, and new ones, are known by this. */
 void blk_cancel_register(BlkCancel *d);
 void blk_cancel_unregister(BlkCancel *d);
+BlkCancel *blk_cancel_next(BlkCancel *d);
 
 /* Whether the gate is closed: requests wait before they hold anything. */
 extern bool blk_cancel_gate_closed;
@@ -256,16 +320,12 @@ extern bool blk_cancel_gate_closed;
 BlockAIOCB *blk_cancel_aio_probe(BlkCancel *d, BlockCompletionFunc *cb,
                                  void *opaque);
 
-/* @r is with the storage, and is not any more. */
-void blk_cancel_enter_issued(BlkCancelReq *r);
-void blk_cancel_leave_issued(BlkCancelReq *r);
-
-/* Initialise @w for @r, or for a request that is not ours if @r is NULL. */
-void blk_cancel_init_waiter(BlkCancelWaiter *w, BlkCancelReq *r,
-                            int64_t offset, int64_t bytes);
-
 /* What @d has with the storage at @now, of get_clock().  Context: BQL held. */
 void blk_cancel_look(BlkCancel *d, int64_t now, BlkCancelLoad *load);
+
+/*
+ * blk-cancel-stats.c
+ */
 
 /* When the engine comes and goes.  Context: main loop, BQL held. */
 void blk_cancel_stats_init(BlkCancel *d);

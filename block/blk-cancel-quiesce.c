@@ -105,21 +105,6 @@ void blk_cancel_unregister(BlkCancel *d)
     }
 }
 
-void blk_cancel_enter_issued(BlkCancelReq *r)
-{
-    r->issued_ns = r->waited ? get_clock() : r->start_ns;
-    qemu_spin_lock(&r->dctx->lock);
-    QTAILQ_INSERT_TAIL(&r->dctx->issued_reqs, r, issued);
-    qemu_spin_unlock(&r->dctx->lock);
-}
-
-void blk_cancel_leave_issued(BlkCancelReq *r)
-{
-    qemu_spin_lock(&r->dctx->lock);
-    QTAILQ_REMOVE(&r->dctx->issued_reqs, r, issued);
-    qemu_spin_unlock(&r->dctx->lock);
-}
-
 bool blk_cancel_any(void)
 {
     return !QLIST_EMPTY_RCU(&engines);
@@ -170,34 +155,38 @@ void blk_cancel_open_gate(void)
     }
 }
 
+BlkCancel *blk_cancel_next(BlkCancel *d)
+{
+    GLOBAL_STATE_CODE();
+    return d ? QLIST_NEXT(d, all) : QLIST_FIRST(&engines);
+}
+
 void blk_cancel_look(BlkCancel *d, int64_t now, BlkCancelLoad *load)
 {
-    BlkCancelCtx *dctx;
-    BlkCancelReq *r;
+    BlkCancelCtx *ctx;
 
     *load = (BlkCancelLoad) {
         .blk = d->blk,
         .in_flight = blk_cancel_in_flight(d->blk),
         .abandoned = qatomic_read(&d->nr_abandoned),
     };
-    QSLIST_FOREACH_RCU(dctx, &d->ctxs, next) {
-        qemu_spin_lock(&dctx->lock);
-        QTAILQ_FOREACH(r, &dctx->issued_reqs, issued) {
-            int64_t age = now - r->issued_ns;
+    for (int i = 0; i < BLK_CANCEL_CTX_BUCKETS; i++) {
+        QSLIST_FOREACH_RCU(ctx, &d->ctxs[i], next) {
+            int64_t oldest = qatomic_read_i64(&ctx->oldest_ns);
 
-            load->issued++;
-            load->overdue += age >= BLK_CANCEL_OVERDUE_NS;
-            load->oldest_ns = MAX(load->oldest_ns, age);
+            load->issued += qatomic_read(&ctx->nr_issued);
+            load->ended += qatomic_read_u64(&ctx->ended);
+            if (oldest) {
+                load->oldest_ns = MAX(load->oldest_ns, now - oldest);
+            }
         }
-        qemu_spin_unlock(&dctx->lock);
     }
+    load->overdue = load->oldest_ns >= BLK_CANCEL_OVERDUE_NS;
 }
 
 bool blk_cancel_next_load(BlkCancelLoad *load)
 {
-    BlkCancel *d = load->opaque ? QLIST_NEXT((BlkCancel *)load->opaque, all)
-                                : QLIST_FIRST(&engines);
-    GLOBAL_STATE_CODE();
+    BlkCancel *d = blk_cancel_next(load->opaque);
 
     if (!d) {
         return false;

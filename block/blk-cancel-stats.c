@@ -13,6 +13,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/error-report.h"
 #include "qemu/lockable.h"
 #include "qemu/main-loop.h"
 #include "qapi/qapi-events-block-hung.h"
@@ -39,7 +40,7 @@ static int64_t blk_cancel_oldest_locked(BlkCancel *d)
 
 void blk_cancel_stats_enter_locked(BlkCancelReq *r)
 {
-    BlkCancel *d = r->d;
+    BlkCancel *d = r->ctx->d;
     BlkCancelFigures *s = &d->stats;
 
     if (d->nr_abandoned == 0) {
@@ -52,13 +53,22 @@ void blk_cancel_stats_enter_locked(BlkCancelReq *r)
 
 void blk_cancel_stats_leave_locked(BlkCancelReq *r)
 {
-    BlkCancelFigures *s = &r->d->stats;
+    BlkCancel *d = r->ctx->d;
+    BlkCancelFigures *s = &d->stats;
     int64_t ns = get_clock() - r->start_ns;
 
     s->bytes -= r->bytes;
     s->max_ns = MAX(s->max_ns, ns);
     s->hang_max_ns = MAX(s->hang_max_ns, ns);
-    if (r->d->nr_abandoned == 1) {
+    if (r->ret < 0 && r->op != BLK_CANCEL_READ) {
+        s->failed++;
+        s->unreported++;
+        s->failure.op = r->op;
+        s->failure.offset = r->offset;
+        s->failure.bytes = r->bytes;
+        s->failure.ret = r->ret;
+    }
+    if (d->nr_abandoned == 1 || s->unreported) {
         qemu_bh_schedule(s->report_bh);
     }
 }
@@ -73,7 +83,8 @@ void blk_cancel_stats_query_locked(BlkCancel *d, BlkCancelInfo *info)
     info->abandoned_ever = d->seq - s->seq_at_reset;
     info->hang_requests = d->seq - s->seq_before_hang;
     info->hang_max_ns = MAX(s->hang_max_ns, info->oldest_ns);
-    info->budget = d->opts.budget;
+    info->failed = s->failed;
+    info->budget = qatomic_read_u64(&d->budget);
     memcpy(info->cancels, s->cancels, sizeof(info->cancels));
 }
 
@@ -100,6 +111,7 @@ bool blk_cancel_reset_stats(BlockBackend *blk)
     memset(d->stats.cancels, 0, sizeof(d->stats.cancels));
     d->stats.seq_at_reset = d->seq;
     d->stats.max_ns = 0;
+    d->stats.failed = 0;
     return true;
 }
 
@@ -130,7 +142,8 @@ BlockHungStats *blk_cancel_get_stats(BlockBackend *blk)
         .abandoned_total     = info.abandoned_ever,
         .max_age_ns         = info.max_ns,
         .issued             = load.issued,
-        .overdue            = load.overdue,
+        .issued_age_ns      = load.oldest_ns,
+        .failed             = info.failed,
         .waiting_fence      = info.waiting_fence,
         .waiting_budget     = info.waiting_budget,
         .waiting_drained    = info.waiting_drained,
@@ -206,6 +219,47 @@ BlockHungInfo *blk_cancel_get_info(BlockBackend *blk)
  * The event
  */
 
+static BlockHungOperation blk_cancel_operation(BlkCancelOp op)
+{
+    switch (op) {
+    case BLK_CANCEL_WRITE:
+        return BLOCK_HUNG_OPERATION_WRITE;
+    case BLK_CANCEL_DISCARD:
+        return BLOCK_HUNG_OPERATION_DISCARD;
+    default:
+        return BLOCK_HUNG_OPERATION_FLUSH;
+    }
+}
+
+/* What nobody else is told: the storage has ended something in an error. */
+static void blk_cancel_report_failures(BlkCancel *d)
+{
+    g_autoptr(BlockHungInfo) name = NULL;
+    BlkCancelFigures s;
+    BlockHungOperation op;
+
+    WITH_QEMU_LOCK_GUARD(&d->lock) {
+        s = d->stats;
+        d->stats.unreported = 0;
+    }
+    if (!s.unreported) {
+        return;
+    }
+    name = blk_cancel_name(d->blk);
+    op = blk_cancel_operation(s.failure.op);
+    if (get_clock() - d->stats.warned_ns >= NANOSECONDS_PER_SECOND) {
+        d->stats.warned_ns = get_clock();
+        warn_report("%s: an abandoned %s, %" PRId64 " bytes at %" PRId64
+                    ", has ended with an error: %s",
+                    name->qdev_id ?: name->qom_path, BlockHungOperation_str(op),
+                    s.failure.bytes, s.failure.offset, strerror(-s.failure.ret));
+    }
+    qapi_event_send_block_hung_failed(name->qom_path, name->qdev_id,
+                                      name->device, name->node_name, op,
+                                      s.failure.offset, s.failure.bytes,
+                                      strerror(-s.failure.ret), s.unreported);
+}
+
 /* Context: main loop, in a bottom half or because the engine is about to go */
 static void blk_cancel_report(void *opaque)
 {
@@ -214,6 +268,7 @@ static void blk_cancel_report(void *opaque)
     BlkCancelInfo info;
     bool hung;
 
+    blk_cancel_report_failures(d);
     blk_cancel_query(d->blk, &info);
     hung = info.abandoned;
     if (hung == d->stats.reported_hung) {

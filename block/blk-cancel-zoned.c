@@ -17,7 +17,8 @@
 /* Abandoned writes may move any write pointer that these read or move. */
 static void zone_wait_for_all(BlkCancelReq *r)
 {
-    blk_cancel_init_waiter(&r->waiter, r, 0, INT64_MAX);
+    r->waiter.offset = 0;
+    r->waiter.bytes = INT64_MAX;
 }
 
 BlockAIOCB *blk_cancel_aio_zone_report(BlkCancel *d, int64_t offset,
@@ -26,12 +27,12 @@ BlockAIOCB *blk_cancel_aio_zone_report(BlkCancel *d, int64_t offset,
                                        BlockCompletionFunc *cb, void *opaque)
 {
     BlkCancelReq *r = blk_cancel_new_req(d, BLK_CANCEL_ZONE_REPORT, offset, 0,
-                                         NULL, 0);
+                                         NULL, 0, cb, opaque);
 
     r->zone.nr_zones = nr_zones;
     r->zone.zones = zones;
     zone_wait_for_all(r);
-    return blk_cancel_submit(r, cb, opaque);
+    return blk_cancel_submit(r);
 }
 
 BlockAIOCB *blk_cancel_aio_zone_mgmt(BlkCancel *d, BlockZoneOp op,
@@ -39,10 +40,10 @@ BlockAIOCB *blk_cancel_aio_zone_mgmt(BlkCancel *d, BlockZoneOp op,
                                      BlockCompletionFunc *cb, void *opaque)
 {
     BlkCancelReq *r = blk_cancel_new_req(d, BLK_CANCEL_ZONE_MGMT, offset, len,
-                                         NULL, 0);
+                                         NULL, 0, cb, opaque);
 
     r->zone.op = op;
-    return blk_cancel_submit(r, cb, opaque);
+    return blk_cancel_submit(r);
 }
 
 BlockAIOCB *blk_cancel_aio_zone_append(BlkCancel *d, int64_t *offset,
@@ -51,16 +52,17 @@ BlockAIOCB *blk_cancel_aio_zone_append(BlkCancel *d, int64_t *offset,
                                        BlockCompletionFunc *cb, void *opaque)
 {
     BlkCancelReq *r = blk_cancel_new_req(d, BLK_CANCEL_ZONE_APPEND, *offset,
-                                         qiov->size, qiov, flags);
+                                         qiov->size, qiov, flags, cb,
+                                         opaque);
 
     r->zone.append_offset = offset;
     zone_wait_for_all(r);
-    return blk_cancel_submit(r, cb, opaque);
+    return blk_cancel_submit(r);
 }
 
 int coroutine_fn blk_cancel_co_issue_zone_op(BlkCancelReq *r)
 {
-    BlockBackend *blk = r->d->blk;
+    BlockBackend *blk = r->ctx->d->blk;
     int ret;
 
     GRAPH_RDLOCK_GUARD();

@@ -4,29 +4,35 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * The host kernel gives back next to nothing that it has been asked to do, so
- * nothing is cancelled below the BlockBackend.  Instead a request has two
- * halves.  The front is the caller's: BlkCancelAIOCB and its callback.  The
- * back is ours: BlkCancelReq with its coroutine and its bounce buffer.  To
- * cancel is to separate the two.
+ * nothing is cancelled below the BlockBackend.  Instead the caller gets its
+ * request back, and the rest of it goes on with what is its own: the object,
+ * which is the AIOCB as well, its coroutine, and the buffer that data goes
+ * through.
  *
  *     NEW -> WAITING -> ISSUED -> RETURNED -> DONE
  *
- * WAITING  parked by a drained section, for bounce buffer, at the fence, for
- *          a slot or in the throttle queue.  Cancelled: nothing was done.
- * ISSUED   given to the block graph.  Cancelled: the back goes on, abandoned.
+ * WAITING  parked by a drained section, behind what was abandoned, in the
+ *          throttle queue or for a buffer.  Cancelled: nothing was done.
+ * ISSUED   given to the block graph.  Cancelled: it is abandoned, and runs on.
  * RETURNED the result is known, its callback is pending in a bottom half.
  *          Cancelled: the callback runs with the real result.
  *
- * A abandoned request that changes the disk fences its range: a request that
- * comes later and overlaps it waits until it has finished.  Only ISSUED
- * requests are ever abandoned, and they end without the help of any WAITING
- * one; so a drained section, which waits for both, ends as well.
+ * Everything that this needs is done at the cancel.  A request that nobody
+ * cancels costs what a plain one does, a link in a list of its thread, and a
+ * look at what might be in its way.
  *
- * Hooks: block-backend.c and throttle-groups.c.
+ * Only ISSUED requests are ever abandoned, and they end without the help of
+ * any WAITING one; so a drained section, which waits for both, ends as well.
+ *
+ * Hooks: block-backend.c, io.c (bdrv_aio_cancel) and throttle-groups.c.
  */
 
 #include "qemu/osdep.h"
+#ifdef CONFIG_POSIX
+#include <sys/resource.h>
+#endif
 #include "qemu/lockable.h"
+#include "qemu/memalign.h"
 #include "qemu/rcu_queue.h"
 #include "qapi/error.h"
 #include "block/blk-cancel-graph.h"
@@ -37,24 +43,61 @@
 #include "blk-cancel-core.h"
 #include "trace.h"
 
-#define NOT_DONE INT_MAX /* no result yet */
-
-static void blk_cancel_front_complete(BlkCancelAIOCB *front)
+static void blk_cancel_complete(BlkCancelReq *r, int ret)
 {
-    front->done = true;
-    front->common.cb(front->common.opaque, front->ret);
+    r->state = BLK_CANCEL_DONE;
+    r->common.cb(r->common.opaque, ret);
 }
 
-/* The back has returned and the caller knows the front: end the request. */
-static void blk_cancel_front_end(void *opaque)
-{
-    BlkCancelAIOCB *front = opaque;
+/*
+ * While it is with the storage
+ */
 
-    if (!front->done) {
-        blk_cancel_front_complete(front);
+static void blk_cancel_enter_issued(BlkCancelReq *r)
+{
+    BlkCancelCtx *ctx = r->ctx;
+
+    r->issued_ns = r->waited ? get_clock() : r->start_ns;
+    if (QTAILQ_EMPTY(&ctx->issued)) {
+        qatomic_set_i64(&ctx->oldest_ns, r->issued_ns);
     }
-    blk_dec_in_flight(front->blk);
-    qemu_aio_unref(front);
+    QTAILQ_INSERT_TAIL(&ctx->issued, r, issued);
+    qatomic_set(&ctx->nr_issued, ctx->nr_issued + 1);
+    r->state = BLK_CANCEL_ISSUED;
+    trace_blk_cancel_issue(ctx->d->blk, r);
+}
+
+static void blk_cancel_leave_issued(BlkCancelReq *r)
+{
+    BlkCancelCtx *ctx = r->ctx;
+
+    if (QTAILQ_FIRST(&ctx->issued) == r) {
+        BlkCancelReq *next = QTAILQ_NEXT(r, issued);
+
+        qatomic_set_i64(&ctx->oldest_ns, next ? next->issued_ns : 0);
+    }
+    QTAILQ_REMOVE(&ctx->issued, r, issued);
+    qatomic_set(&ctx->nr_issued, ctx->nr_issued - 1);
+    qatomic_set_u64(&ctx->ended, ctx->ended + 1);
+}
+
+/* An error that an abandoned flush ended with is the next flush's. */
+static int blk_cancel_tell_flush_error(BlkCancel *d, int ret)
+{
+    if (unlikely(qatomic_read(&d->flush_error)) && ret >= 0) {
+        ret = qatomic_xchg(&d->flush_error, 0);
+    }
+    return ret;
+}
+
+void blk_cancel_keep_flush_error(BlockBackend *blk, int ret)
+{
+    BlkCancel *d = *blk_cancel_slot(blk);
+
+    if (d && ret < 0) {
+        /* The first is the one to be told */
+        qatomic_cmpxchg(&d->flush_error, 0, ret);
+    }
 }
 
 static int coroutine_fn blk_cancel_co_flush(BlockBackend *blk)
@@ -70,18 +113,21 @@ static int coroutine_fn blk_cancel_co_flush(BlockBackend *blk)
 /* The waits of the BlockBackend are behind us: BDRV_REQ_NO_QUEUE. */
 static int coroutine_fn blk_cancel_co_issue(BlkCancelReq *r)
 {
-    BlockBackend *blk = r->d->blk;
+    BlockBackend *blk = r->ctx->d->blk;
     bool is_ours = r->bounced || (r->qiov && !r->bytes);
     QEMUIOVector *qiov = is_ours ? &r->bounce : r->qiov;
     BdrvRequestFlags flags = r->flags | BDRV_REQ_NO_QUEUE;
 
+    if (is_ours) {
+        flags &= ~BDRV_REQ_REGISTERED_BUF;
+    }
     switch (r->op) {
     case BLK_CANCEL_READ:
-        return blk_co_preadv(blk, r->offset, r->bytes, qiov, flags);
+        return blk_co_do_preadv_part(blk, r->offset, r->bytes, qiov, 0, flags);
     case BLK_CANCEL_WRITE:
-        return blk_co_pwritev(blk, r->offset, r->bytes, qiov, flags);
+        return blk_co_do_pwritev_part(blk, r->offset, r->bytes, qiov, 0, flags);
     case BLK_CANCEL_DISCARD:
-        return blk_co_pdiscard(blk, r->offset, r->bytes, flags);
+        return blk_co_do_pdiscard(blk, r->offset, r->bytes, flags);
     case BLK_CANCEL_FLUSH:
         return blk_cancel_co_flush(blk);
     default:
@@ -89,138 +135,79 @@ static int coroutine_fn blk_cancel_co_issue(BlkCancelReq *r)
     }
 }
 
-/* The back has returned, to its front or abandoned, or was cancelled early. */
-static void blk_cancel_back_end(BlkCancelReq *r)
+/* The storage has answered an abandoned request. */
+static void blk_cancel_end_abandoned(BlkCancelReq *r)
 {
-    BlkCancelAIOCB *front = r->front;
-    BlockBackend *blk = r->d->blk;
+    BlkCancel *d = r->ctx->d;
 
-    if (r->abandoned) {
-        trace_blk_cancel_finished(blk, r, r->op, r->offset, r->bytes, r->ret,
-                                  get_clock() - r->start_ns);
-        blk_cancel_leave_abandoned(r);
-    } else {
-        trace_blk_cancel_end(blk, r, r->canceled ? -ECANCELED : r->ret);
+    trace_blk_cancel_finished(d->blk, r, r->op, r->offset, r->bytes, r->ret,
+                              get_clock() - r->start_ns);
+    if (r->op == BLK_CANCEL_FLUSH) {
+        blk_cancel_keep_flush_error(d->blk, r->ret);
     }
-    if (front) {
-        if (r->op == BLK_CANCEL_READ && r->bounced && r->ret >= 0) {
-            qemu_iovec_from_buf(r->qiov, 0, r->buf, r->bytes);
-        }
-        front->ret = r->ret;
-        front->req = NULL;
-    }
-    if (r->state == BLK_CANCEL_ISSUED) {
-        blk_cancel_leave_issued(r);
-    }
-    blk_cancel_release(r);
-    g_free(r);
-
-    if (!front) {
-        blk_dec_in_flight(blk);
-    } else if (front->has_returned) {
-        blk_cancel_front_end(front);
-    }
+    blk_cancel_leave_abandoned(r);
 }
 
-static void coroutine_fn blk_cancel_back_entry(void *opaque)
+static void coroutine_fn blk_cancel_entry(void *opaque)
 {
     BlkCancelReq *r = opaque;
+    BlockBackend *blk = r->ctx->d->blk;
 
-    r->waiter.co = qemu_coroutine_self();
-    if (!r->canceled) {
+    if (likely(!r->canceled)) {
         r->state = BLK_CANCEL_WAITING;
         blk_cancel_co_admit(r);
     }
-
-    if (!r->canceled && r->ret >= 0) {
-        r->state = BLK_CANCEL_ISSUED;
+    if (likely(!r->canceled)) {
         blk_cancel_enter_issued(r);
-        trace_blk_cancel_issue(r->d->blk, r);
         r->ret = blk_cancel_co_issue(r);
-    }
-    blk_cancel_back_end(r);
-}
-
-static void blk_cancel_aio_cancel_async(BlockAIOCB *acb)
-{
-    BlkCancelAIOCB *front = container_of(acb, BlkCancelAIOCB, common);
-    BlkCancelReq *r = front->req;
-    bool wake;
-
-    assert(front->ctx == qemu_get_current_aio_context());
-
-    if (front->done) {
-        return;
-    }
-    if (!r) {
-        /* RETURNED: the bottom half only frees. */
-        trace_blk_cancel_asked(front->blk, acb, "returned");
-        blk_cancel_front_complete(front);
-        return;
-    }
-    if (r->state == BLK_CANCEL_ISSUED && !r->abandonable) {
-        trace_blk_cancel_asked(front->blk, acb, "refused");
-        return;
-    }
-
-    if (r->state == BLK_CANCEL_ISSUED) {
-        trace_blk_cancel_abandoned(front->blk, r, r->op, r->offset, r->bytes,
-                                  get_clock() - r->start_ns);
-        blk_cancel_enter_abandoned(r);
-        wake = false;
-    } else {
-        trace_blk_cancel_asked(front->blk, acb, "waiting");
-        wake = r->state == BLK_CANCEL_WAITING && blk_cancel_unwait(r);
-    }
-
-    r->canceled = true;
-    r->front = NULL;
-    front->req = NULL;
-    front->canceled = true;
-    front->ret = -ECANCELED;
-
-    /* The back keeps the in-flight count.  @front's owner may free anything. */
-    blk_cancel_front_complete(front);
-    qemu_aio_unref(front);
-    if (wake) {
-        aio_co_wake(r->waiter.co);
-    }
-}
-
-static const AIOCBInfo blk_cancel_aiocb_info = {
-    .aiocb_size     = sizeof(BlkCancelAIOCB),
-    .cancel_async   = blk_cancel_aio_cancel_async,
-};
-
-bool blk_aio_was_canceled(BlockAIOCB *acb)
-{
-    return acb->aiocb_info == &blk_cancel_aiocb_info &&
-           container_of(acb, BlkCancelAIOCB, common)->canceled;
-}
-
-static BlkCancelCtx *blk_cancel_get_ctx(BlkCancel *d, AioContext *ctx)
-{
-    BlkCancelCtx *dctx;
-
-    QSLIST_FOREACH_RCU(dctx, &d->ctxs, next) {
-        if (dctx->ctx == ctx) {
-            return dctx;
+        blk_cancel_leave_issued(r);
+        if (unlikely(r->abandoned)) {
+            blk_cancel_end_abandoned(r);
+        } else {
+            if (r->op == BLK_CANCEL_FLUSH) {
+                r->ret = blk_cancel_tell_flush_error(r->ctx->d, r->ret);
+            } else if (r->bounced && r->op == BLK_CANCEL_READ && r->ret >= 0) {
+                blk_cancel_co_copy_out(r);
+            }
+            trace_blk_cancel_end(blk, r, r->canceled ? -ECANCELED : r->ret);
         }
+    } else {
+        trace_blk_cancel_end(blk, r, -ECANCELED);
+    }
+    if (r->buf) {
+        blk_cancel_put_buffer(r);
     }
 
-    /* Only the thread of @ctx looks for it, so it cannot come twice. */
-    dctx = g_new0(BlkCancelCtx, 1);
-    dctx->ctx = ctx;
-    qemu_spin_init(&dctx->lock);
-    QTAILQ_INIT(&dctx->issued_reqs);
-    QEMU_LOCK_GUARD(&d->lock);
-    QSLIST_INSERT_HEAD_RCU(&d->ctxs, dctx, next);
-    return dctx;
+    if (likely(!r->canceled)) {
+        if (!r->has_returned) {
+            r->state = BLK_CANCEL_RETURNED;
+            return;
+        }
+        blk_cancel_complete(r, r->ret);
+    }
+    blk_dec_in_flight(blk);
+    qemu_aio_unref(&r->common);
+}
+
+/* The caller knows @r, whose result has been there before. */
+static void blk_cancel_returned_bh(void *opaque)
+{
+    BlkCancelReq *r = opaque;
+
+    if (r->state == BLK_CANCEL_RETURNED) {
+        blk_cancel_complete(r, r->ret);
+    }
+    blk_dec_in_flight(r->ctx->d->blk);
+    qemu_aio_unref(&r->common);
 }
 
 /*
- * Cancelling a write that may move a zone's write pointer leaves the zone
- * unknown, beyond the range that a fence can hold.
+ * Cancelling
+ */
+
+/*
+ * A write that may move a zone's write pointer leaves the zone unknown, beyond
+ * the range that a fence can hold.
  */
 static bool blk_cancel_is_zoned(BlockBackend *blk)
 {
@@ -229,66 +216,171 @@ static bool blk_cancel_is_zoned(BlockBackend *blk)
     return bs && bs->bl.zoned != BLK_Z_NONE;
 }
 
+/*
+ * The caller may submit another request in its place, and another coroutine
+ * ends QEMU if there is no room for its stack.
+ */
+static bool blk_cancel_has_room(void)
+{
+#ifdef CONFIG_POSIX
+    struct rlimit limit;
+    void *p;
+
+    if (getrlimit(RLIMIT_AS, &limit) < 0 || limit.rlim_cur == RLIM_INFINITY) {
+        return true;
+    }
+    p = mmap(NULL, BLK_CANCEL_ROOM, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS,
+             -1, 0);
+    if (p == MAP_FAILED) {
+        return false;
+    }
+    munmap(p, BLK_CANCEL_ROOM);
+#endif
+    return true;
+}
+
+/* Whether the storage touches nothing of the caller's. */
+static bool blk_cancel_can_abandon(BlkCancelReq *r)
+{
+    if (blk_cancel_is_zone_op(r) || (r->qiov && r->bytes && !r->bounced)) {
+        return false;
+    }
+    if (blk_cancel_changes_disk(r) && blk_cancel_is_zoned(r->ctx->d->blk)) {
+        return false;
+    }
+    return blk_cancel_has_room();
+}
+
+static void blk_cancel_aio_cancel_async(BlockAIOCB *acb)
+{
+    BlkCancelReq *r = container_of(acb, BlkCancelReq, common);
+    BlockBackend *blk = r->ctx->d->blk;
+    bool wake = false;
+
+    assert(r->ctx->ctx == qemu_get_current_aio_context());
+
+    switch (r->state) {
+    case BLK_CANCEL_NEW:
+    case BLK_CANCEL_WAITING:
+        trace_blk_cancel_asked(blk, acb, "waiting");
+        wake = r->state == BLK_CANCEL_WAITING && blk_cancel_unwait(r);
+        break;
+    case BLK_CANCEL_ISSUED:
+        if (!blk_cancel_can_abandon(r)) {
+            trace_blk_cancel_asked(blk, acb, "refused");
+            return;
+        }
+        trace_blk_cancel_abandoned(blk, r, r->op, r->offset, r->bytes,
+                                   get_clock() - r->start_ns);
+        blk_cancel_enter_abandoned(r);
+        break;
+    case BLK_CANCEL_RETURNED:
+        trace_blk_cancel_asked(blk, acb, "returned");
+        blk_cancel_complete(r, r->ret);
+        return;
+    case BLK_CANCEL_DONE:
+        return;
+    }
+
+    /*
+     * The coroutine keeps a reference, and the in-flight count.  The owner of
+     * the caller's may free anything.
+     */
+    r->canceled = true;
+    qemu_aio_ref(acb);
+    blk_cancel_complete(r, -ECANCELED);
+    qemu_aio_unref(acb);
+    if (wake) {
+        aio_co_wake(r->co);
+    }
+}
+
+static const AIOCBInfo blk_cancel_aiocb_info = {
+    .aiocb_size     = sizeof(BlkCancelReq),
+    .cancel_async   = blk_cancel_aio_cancel_async,
+};
+
+bool blk_aio_was_canceled(BlockAIOCB *acb)
+{
+    return acb->aiocb_info == &blk_cancel_aiocb_info &&
+           container_of(acb, BlkCancelReq, common)->canceled;
+}
+
+/*
+ * Submitting
+ */
+
+static BlkCancelCtx *blk_cancel_get_ctx(BlkCancel *d, AioContext *aio_context)
+{
+    unsigned int bucket = ((uintptr_t)aio_context >> 8) %
+                          BLK_CANCEL_CTX_BUCKETS;
+    BlkCancelCtx *ctx;
+
+    QSLIST_FOREACH_RCU(ctx, &d->ctxs[bucket], next) {
+        if (likely(ctx->ctx == aio_context)) {
+            return ctx;
+        }
+    }
+
+    /* Only the thread of @aio_context looks for it, so it cannot come twice. */
+    ctx = qemu_memalign(__alignof__(BlkCancelCtx), sizeof(*ctx));
+    *ctx = (BlkCancelCtx) { .ctx = aio_context, .d = d };
+    QTAILQ_INIT(&ctx->issued);
+    QEMU_LOCK_GUARD(&d->lock);
+    QSLIST_INSERT_HEAD_RCU(&d->ctxs[bucket], ctx, next);
+    return ctx;
+}
+
 BlkCancelReq *blk_cancel_new_req(BlkCancel *d, BlkCancelOp op, int64_t offset,
                                  int64_t bytes, QEMUIOVector *qiov,
-                                 BdrvRequestFlags flags)
+                                 BdrvRequestFlags flags,
+                                 BlockCompletionFunc *cb, void *opaque)
 {
-    BlkCancelReq *r = g_new0(BlkCancelReq, 1);
+    BlkCancelReq *r = blk_aio_get(&blk_cancel_aiocb_info, d->blk, cb, opaque);
 
-    r->d = d;
-    r->dctx = blk_cancel_get_ctx(d, qemu_get_current_aio_context());
+    r->ctx = blk_cancel_get_ctx(d, qemu_get_current_aio_context());
     r->op = op;
     r->flags = flags;
     r->offset = offset;
     r->bytes = bytes;
-    r->qiov = qiov;
-    r->start_ns = get_clock();
     r->bounced = qiov && bytes && !blk_cancel_is_zone_op(r) &&
-                 blk_cancel_pool_size(bytes) <= d->opts.budget;
-    r->abandonable = r->bounced || !qiov || !bytes;
-    if (blk_cancel_is_zone_op(r) ||
-        (blk_cancel_changes_disk(r) && blk_cancel_is_zoned(d->blk))) {
-        r->abandonable = false;
-    }
-    if (r->bounced || !bytes) {
-        r->flags &= ~BDRV_REQ_REGISTERED_BUF;
-    }
+                 blk_cancel_buffer_size(bytes) <= qatomic_read_u64(&d->budget);
+    r->probe = false;
+    r->start_ns = get_clock();
+    r->state = BLK_CANCEL_NEW;
+    r->has_returned = false;
+    r->canceled = false;
+    r->throttled = false;
+    r->waited = false;
+    r->abandoned = false;
+    r->ret = 0;
+    r->qiov = qiov;
+    r->buf = NULL;
     /* Drivers look at an empty vector as well, after the caller's has gone */
     qemu_iovec_init_external(&r->bounce, NULL, 0);
-    blk_cancel_init_waiter(&r->waiter, r, offset, bytes);
+    r->waiter.list = NULL;
+    r->waiter.offset = offset;
+    r->waiter.bytes = bytes;
     return r;
 }
 
-BlockAIOCB *blk_cancel_submit(BlkCancelReq *r, BlockCompletionFunc *cb,
-                              void *opaque)
+BlockAIOCB *blk_cancel_submit(BlkCancelReq *r)
 {
-    BlkCancel *d = r->d;
-    BlkCancelAIOCB *front;
+    BlockBackend *blk = r->ctx->d->blk;
 
-    trace_blk_cancel_submit(d->blk, r, opaque, r->op, r->offset, r->bytes,
-                            r->flags);
-    blk_inc_in_flight(d->blk);
+    trace_blk_cancel_submit(blk, r, r->common.opaque, r->op, r->offset,
+                            r->bytes, r->flags);
+    blk_inc_in_flight(blk);
     /* Before the gate is looked at; pairs with blk_cancel_close_gate() */
     smp_mb__after_rmw();
-    front = blk_aio_get(&blk_cancel_aiocb_info, d->blk, cb, opaque);
-    front->blk = d->blk;
-    front->ctx = r->dctx->ctx;
-    front->req = r;
-    front->ret = NOT_DONE;
-    front->has_returned = false;
-    front->canceled = false;
-    front->done = false;
-    r->front = front;
+    r->co = qemu_coroutine_create(blk_cancel_entry, r);
+    aio_co_enter(r->ctx->ctx, r->co);
 
-    /* The coroutine may be entered late, after the caller's data changed. */
-    blk_cancel_try_buffer(r);
-    aio_co_enter(front->ctx, qemu_coroutine_create(blk_cancel_back_entry, r));
-
-    front->has_returned = true;
-    if (front->ret != NOT_DONE) {
-        aio_bh_schedule_oneshot(front->ctx, blk_cancel_front_end, front);
+    r->has_returned = true;
+    if (r->state == BLK_CANCEL_RETURNED) {
+        aio_bh_schedule_oneshot(r->ctx->ctx, blk_cancel_returned_bh, r);
     }
-    return &front->common;
+    return &r->common;
 }
 
 BlockAIOCB *blk_cancel_aio(BlkCancel *d, BlkCancelOp op, int64_t offset,
@@ -297,16 +389,17 @@ BlockAIOCB *blk_cancel_aio(BlkCancel *d, BlkCancelOp op, int64_t offset,
                            void *opaque)
 {
     return blk_cancel_submit(blk_cancel_new_req(d, op, offset, bytes, qiov,
-                                                flags), cb, opaque);
+                                                flags, cb, opaque));
 }
 
 BlockAIOCB *blk_cancel_aio_probe(BlkCancel *d, BlockCompletionFunc *cb,
                                  void *opaque)
 {
-    BlkCancelReq *r = blk_cancel_new_req(d, BLK_CANCEL_FLUSH, 0, 0, NULL, 0);
+    BlkCancelReq *r = blk_cancel_new_req(d, BLK_CANCEL_FLUSH, 0, 0, NULL, 0,
+                                         cb, opaque);
 
     r->probe = true;
-    return blk_cancel_submit(r, cb, opaque);
+    return blk_cancel_submit(r);
 }
 
 /*
@@ -316,41 +409,47 @@ BlockAIOCB *blk_cancel_aio_probe(BlkCancel *d, BlockCompletionFunc *cb,
 static BlkCancel *blk_cancel_new(BlockBackend *blk,
                                  const BlkCancelOptions *opts)
 {
-    BlkCancel *d = g_new0(BlkCancel, 1);
+    BlkCancel *d = qemu_memalign(__alignof__(BlkCancel), sizeof(*d));
 
-    d->blk = blk;
-    d->tgm = &blk_get_public(blk)->throttle_group_member;
-    d->opts = *opts;
+    *d = (BlkCancel) {
+        .blk = blk,
+        .tgm = &blk_get_public(blk)->throttle_group_member,
+        .opts = *opts,
+        .budget = opts->budget,
+        .regions = g_hash_table_new_full(g_int64_hash, g_int64_equal, NULL,
+                                         g_free),
+    };
     qemu_mutex_init(&d->lock);
-    QSLIST_INIT(&d->ctxs);
     QTAILQ_INIT(&d->abandoned);
-    for (int i = 0; i < WAIT__MAX; i++) {
-        QTAILQ_INIT(&d->waiting[i]);
-    }
+    QTAILQ_INIT(&d->parked);
+    QTAILQ_INIT(&d->for_buffer);
     blk_cancel_stats_init(d);
     blk_cancel_register(d);
+    blk_cancel_share_budget();
     return d;
 }
 
 static void blk_cancel_free(BlkCancel *d)
 {
-    BlkCancelCtx *dctx;
+    BlkCancelCtx *ctx;
 
     blk_cancel_unregister(d);
+    blk_cancel_share_budget();
     blk_cancel_stats_cleanup(d);
     assert(QTAILQ_EMPTY(&d->abandoned));
-    for (int i = 0; i < WAIT__MAX; i++) {
-        assert(QTAILQ_EMPTY(&d->waiting[i]));
+    assert(QTAILQ_EMPTY(&d->parked));
+    assert(QTAILQ_EMPTY(&d->for_buffer));
+    for (int i = 0; i < BLK_CANCEL_CTX_BUCKETS; i++) {
+        while ((ctx = QSLIST_FIRST(&d->ctxs[i]))) {
+            QSLIST_REMOVE_HEAD(&d->ctxs[i], next);
+            assert(QTAILQ_EMPTY(&ctx->issued));
+            blk_cancel_free_idle(ctx);
+            qemu_vfree(ctx);
+        }
     }
-    while ((dctx = QSLIST_FIRST(&d->ctxs))) {
-        QSLIST_REMOVE_HEAD(&d->ctxs, next);
-        assert(QTAILQ_EMPTY(&dctx->issued_reqs));
-        blk_cancel_pool_clear(&dctx->pool);
-        qemu_spin_destroy(&dctx->lock);
-        g_free(dctx);
-    }
+    g_hash_table_destroy(d->regions);
     qemu_mutex_destroy(&d->lock);
-    g_free(d);
+    qemu_vfree(d);
 }
 
 bool blk_set_cancel(BlockBackend *blk, const BlkCancelOptions *opts,
@@ -360,7 +459,7 @@ bool blk_set_cancel(BlockBackend *blk, const BlkCancelOptions *opts,
     GLOBAL_STATE_CODE();
 
     if (opts && replay_mode != REPLAY_MODE_NONE) {
-        error_setg(errp, "Requests cannot be abandoned under record/replay");
+        error_setg(errp, "Requests cannot be cancelled under record/replay");
         return false;
     }
     if (*slot) {
@@ -387,17 +486,6 @@ bool blk_set_cancel(BlockBackend *blk, const BlkCancelOptions *opts,
     return true;
 }
 
-static unsigned int blk_cancel_count_locked(BlkCancel *d, BlkCancelWait where)
-{
-    unsigned int n = 0;
-    BlkCancelWaiter *w;
-
-    QTAILQ_FOREACH(w, &d->waiting[where], next) {
-        n++;
-    }
-    return n;
-}
-
 void blk_cancel_query(BlockBackend *blk, BlkCancelInfo *info)
 {
     BlkCancel *d = *blk_cancel_slot(blk);
@@ -409,10 +497,9 @@ void blk_cancel_query(BlockBackend *blk, BlkCancelInfo *info)
 
     QEMU_LOCK_GUARD(&d->lock);
     info->abandoned = d->nr_abandoned;
-    info->budget_used = qatomic_read(&d->budget_used);
-    info->waiting_drained = blk_cancel_count_locked(d, WAIT_DRAINED);
-    info->waiting_budget = blk_cancel_count_locked(d, WAIT_BUFFER) +
-                           blk_cancel_count_locked(d, WAIT_SLOT);
-    info->waiting_fence = blk_cancel_count_locked(d, WAIT_FENCE);
+    info->budget_used = blk_cancel_budget_used_locked(d);
+    info->waiting_drained = d->waiting[WAIT_DRAINED];
+    info->waiting_budget = d->waiting[WAIT_BUFFER];
+    info->waiting_fence = d->waiting[WAIT_FENCE] + d->waiting[WAIT_DAMPER];
     blk_cancel_stats_query_locked(d, info);
 }

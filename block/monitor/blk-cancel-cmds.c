@@ -98,6 +98,9 @@ static void print_requests(Monitor *mon, BlockHungStats *s)
     monitor_printf(mon, "\n    Waiting:          %" PRIu32 " at the fence, %"
                    PRIu32 " for budget, %" PRIu32 " drained\n",
                    s->waiting_fence, s->waiting_budget, s->waiting_drained);
+    if (s->failed) {
+        monitor_printf(mon, "    Ended in error:   %" PRIu64 "\n", s->failed);
+    }
     monitor_printf(mon, "    Budget used:      %s of %s\n", used, budget);
 }
 
@@ -106,7 +109,7 @@ static const char *state_of(BlockHungStats *s)
     if (s->abandoned) {
         return "storage hangs";
     }
-    return s->overdue ? "nothing abandoned, but the storage does not answer"
+    return s->issued_age_ns >= NANOSECONDS_PER_SECOND ? "nothing abandoned, but the storage does not answer"
                       : "nothing abandoned";
 }
 

@@ -31,7 +31,7 @@
 #include "trace.h"
 
 /* How many may be taken back and unanswered before new ones wait. */
-#define MAX_ABANDONED BLK_CANCEL_DEFAULT_CTX_QUOTA
+#define MAX_ABANDONED 48
 
 typedef struct NvmeStatusQuery NvmeStatusQuery;
 

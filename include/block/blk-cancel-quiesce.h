@@ -20,7 +20,8 @@ typedef struct BlkCancelLoad {
     BlockBackend *blk;
     bool in_flight;             /* a drained section would wait */
     unsigned int issued;        /* with the storage, abandoned ones included */
-    unsigned int overdue;       /* those that have been there for long */
+    uint64_t ended;             /* those that have ended, ever */
+    bool overdue;               /* the oldest has been there for long */
     unsigned int abandoned;
     int64_t oldest_ns;          /* longest time with the storage, or 0 */
     void *opaque;               /* the place in the list; NULL: begin */

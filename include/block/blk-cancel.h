@@ -17,38 +17,46 @@
 #ifndef BLOCK_BLK_CANCEL_H
 #define BLOCK_BLK_CANCEL_H
 
+#include "qemu/units.h"
 #include "block/block-common.h"
 #include "system/block-backend-common.h"
 
-#define BLK_CANCEL_DEFAULT_BUDGET       (256 * MiB)
-#define BLK_CANCEL_DEFAULT_MAX_REQUESTS 256
-#define BLK_CANCEL_DEFAULT_CTX_QUOTA    48
+#define BLK_CANCEL_DEFAULT_BUDGET       (128 * MiB)
+#define BLK_CANCEL_DEFAULT_DAMPER       4
+#define BLK_CANCEL_DEFAULT_REGION       (4 * MiB)
+
+/* What all disks of a machine may have together, and each of them for sure */
+#define BLK_CANCEL_MACHINE_BUDGET       (128 * MiB)
+#define BLK_CANCEL_MIN_SHARE            (4 * MiB)
+
+/* With a limit on address space, how much of it a cancel leaves for others */
+#define BLK_CANCEL_ROOM                 (64 * MiB)
 
 /* The limits of one BlockBackend; they hold across device resets. */
 typedef struct BlkCancelOptions {
     /*
-     * Bytes of bounce buffer for requests in flight and abandoned.  A request
-     * that does not fit waits; one larger than all of it runs without a
-     * bounce buffer and cannot be abandoned.  0: no bounce buffers.
+     * Bytes of buffer for requests in flight and abandoned.  A request that
+     * does not fit waits; one larger than all of it runs on the caller's memory
+     * and cannot be abandoned.  0: no buffers.
      */
     uint64_t budget;
 
     /*
-     * While any request is abandoned, a new one is issued only if fewer than
-     * this many (in flight and abandoned) are with the storage.
+     * While so many requests of one region of the disk are abandoned, it takes
+     * no more.
      */
-    unsigned int max_requests;
+    unsigned int damper;
 
-    /* The same, counted in the AioContext of the new request alone. */
-    unsigned int ctx_quota;
+    /* Size of a region.  Ceph's objects and thin pools' chunks are as large. */
+    uint64_t region;
 } BlkCancelOptions;
 
 /* For a device model: its own budget, and limits that suit all. */
-#define BLK_CANCEL_OPTIONS(_budget)                         \
-    ((BlkCancelOptions) {                                   \
-        .budget         = (_budget),                        \
-        .max_requests   = BLK_CANCEL_DEFAULT_MAX_REQUESTS,  \
-        .ctx_quota      = BLK_CANCEL_DEFAULT_CTX_QUOTA,     \
+#define BLK_CANCEL_OPTIONS(_budget)                 \
+    ((BlkCancelOptions) {                           \
+        .budget = (_budget),                        \
+        .damper = BLK_CANCEL_DEFAULT_DAMPER,        \
+        .region = BLK_CANCEL_DEFAULT_REGION,        \
     })
 
 /* What became of a guest's cancel: CANCEL, or an abort of another device. */
@@ -70,10 +78,11 @@ typedef struct BlkCancelInfo {
     uint64_t abandoned_bytes;        /* their ranges */
     uint64_t abandoned_ever;
     uint64_t cancels[BLK_CANCEL__MAX]; /* ever, see BlkCancelOutcome */
-    uint64_t budget;                /* BlkCancelOptions.budget */
-    uint64_t budget_used;           /* bytes of bounce buffer charged now */
+    uint64_t failed;                /* abandoned ones that ended in error, ever */
+    uint64_t budget;                /* BlkCancelOptions.budget, or its share */
+    uint64_t budget_used;           /* bytes of buffer in use now */
     unsigned int waiting_drained;   /* parked by a drained section */
-    unsigned int waiting_budget;    /* for bounce buffer or quota */
+    unsigned int waiting_budget;    /* for a buffer */
     unsigned int waiting_fence;     /* behind a abandoned request */
     int64_t oldest_ns;              /* age of the oldest abandoned one, or 0 */
     int64_t max_ns;                 /* highest age of a abandoned one, ever */
@@ -135,5 +144,26 @@ void blk_cancel_account(BlockBackend *blk, BlkCancelOutcome outcome);
  * Returns: false if cancelling is off.
  */
 bool blk_cancel_reset_stats(BlockBackend *blk);
+
+/*
+ * blk_cancel_keep_flush_error:
+ * @ret: what a flush has returned
+ *
+ * Nobody is told that this flush has failed: let the next one of @blk fail with
+ * its error, unless an earlier one's waits for that already.
+ *
+ * Context: any thread.  No-op if @ret is not an error, or cancelling is off.
+ */
+void blk_cancel_keep_flush_error(BlockBackend *blk, int ret);
+
+/*
+ * blk_cancel_set_machine_budget:
+ * @bytes: of buffer for all BlockBackends together; each gets an equal share,
+ *         but BLK_CANCEL_MIN_SHARE at least and its own budget at most
+ *
+ * Context: BQL held.
+ */
+void blk_cancel_set_machine_budget(uint64_t bytes);
+uint64_t blk_cancel_machine_budget(void);
 
 #endif /* BLOCK_BLK_CANCEL_H */

@@ -86,7 +86,17 @@ blk_cancel_co_fence(BlkCancel *d, int64_t offset, int64_t bytes,
     }
 }
 
-/* block-backend.c's own check.  Returns: -errno, or 0. */
+/* block-backend.c's own.  Returns: -errno, or 0. */
+int coroutine_fn blk_co_do_preadv_part(BlockBackend *blk, int64_t offset,
+                                       int64_t bytes, QEMUIOVector *qiov,
+                                       size_t qiov_offset,
+                                       BdrvRequestFlags flags);
+int coroutine_fn blk_co_do_pwritev_part(BlockBackend *blk, int64_t offset,
+                                        int64_t bytes, QEMUIOVector *qiov,
+                                        size_t qiov_offset,
+                                        BdrvRequestFlags flags);
+int coroutine_fn blk_co_do_pdiscard(BlockBackend *blk, int64_t offset,
+                                    int64_t bytes, BdrvRequestFlags flags);
 int coroutine_fn GRAPH_RDLOCK
 blk_check_byte_request(BlockBackend *blk, int64_t offset, int64_t bytes);
 

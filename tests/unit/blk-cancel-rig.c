@@ -142,8 +142,7 @@ static void rig_cancel_on(Rig *rig, const BlkCancelOptions *opts)
 {
     const BlkCancelOptions defaults = {
         .budget = BLK_CANCEL_DEFAULT_BUDGET,
-        .max_requests = BLK_CANCEL_DEFAULT_MAX_REQUESTS,
-        .ctx_quota = BLK_CANCEL_DEFAULT_CTX_QUOTA,
+        .damper = 100, .region = RIG_BLOCK,
     };
 
     g_assert_true(blk_set_cancel(rig->blk, opts ?: &defaults, &error_abort));

@@ -289,6 +289,7 @@ void rig_add_pair(const char *topic, RigOp op, RigOp newer,
 void add_gate_tests(void);
 void add_fence_tests(void);
 void add_budget_tests(void);
+void add_damper_tests(void);
 void add_drain_tests(void);
 void add_throttle_tests(void);
 void add_load_tests(void);

@@ -1,18 +1,15 @@
 /*
- * Requests of a BlockBackend that can be taken back: budget and quota
+ * Requests of a BlockBackend that can be taken back: budget
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * How much may be in flight: bytes of bounce buffer always, numbers of
- * requests while any is abandoned.
+ * How much may be in flight: bytes of buffer.
  */
 
 #include "qemu/osdep.h"
 #include <malloc.h>
 #include "qemu/cutils.h"
 #include "qemu/main-loop.h"
-#include "qemu/memalign.h"
-#include "../../block/blk-cancel-pool.h"
 #include "blk-cancel-rig.h"
 
 /* The n-th block of the disk; no two requests overlap unless said */
@@ -28,20 +25,7 @@ static Rig *rig_with_budget(const RigVariant *v, uint64_t budget)
 {
     BlkCancelOptions opts = {
         .budget = budget,
-        .max_requests = NO_LIMIT,
-        .ctx_quota = NO_LIMIT,
-    };
-
-    return rig_new(v->mode, &opts);
-}
-
-static Rig *rig_with_quota(const RigVariant *v, unsigned int max_requests,
-                           unsigned int ctx_quota)
-{
-    BlkCancelOptions opts = {
-        .budget = RIG_DISK_SIZE,
-        .max_requests = max_requests,
-        .ctx_quota = ctx_quota,
+        .damper = 100, .region = RIG_BLOCK,
     };
 
     return rig_new(v->mode, &opts);
@@ -328,172 +312,22 @@ static void test_larger_at_fence(const RigVariant *v)
     rig_end(rig);
 }
 
-/*
- * Numbers
- */
-
-/* Nothing is limited while nothing is abandoned. */
-static void test_quota_idle(const RigVariant *v)
-{
-    Rig *rig = rig_with_quota(v, 1, 1);
-    RigReq *req[6];
-
-    for (int i = 0; i < 6; i++) {
-        req[i] = submit_block(rig, i % 2, v->op, v->op == RIG_FLUSH ? 0 : i);
-    }
-    if (v->op != RIG_FLUSH) {
-        /* The block layer lets flushes through one by one */
-        rig_wait(rig_nr_held(rig) == 6);
-    }
-    rig_check_info(rig, 0, 0, 0, 0);
-    rig_release_all(rig);
-    for (int i = 0; i < 6; i++) {
-        rig_check_result(req[i], 0);
-        rig_req_free(req[i]);
-    }
-    rig_end(rig);
-}
-
-/*
- * The limit of 3 is reached by one abandoned request and two others, all from
- * thread 0: four more, from @thread, wait.  For each that ends one of them
- * goes on, and when the abandoned one ends they all do.
- */
-static void do_test_quota(Rig *rig, const RigVariant *v, int thread)
-{
-    g_autoptr(RigReq) hung = submit_block(rig, 0, RIG_DISCARD, 0);
-    g_autoptr(RigReq) b = NULL, c = NULL;
-    RigReq *more[4];
-
-    rig_wait(rig_nr_held(rig) == 1);
-    rig_cancel(hung);
-    rig_check_canceled(hung);
-    b = submit_block(rig, 0, RIG_READ, 1);
-    c = submit_block(rig, 0, RIG_WRITE, 2);
-    rig_wait(rig_nr_held(rig) == 3);
-    rig_check_info(rig, 1, 0, 0, 0);
-
-    for (int i = 0; i < 4; i++) {
-        more[i] = submit_block(rig, thread, v->op, 3 + i);
-    }
-    rig_settle(rig);
-    rig_check_info(rig, 1, 0, 4, 0);
-    g_assert_cmpuint(rig_arrived(rig), ==, 3);
-
-    rig_release(rig, RIG_READ, BLOCK(1));
-    rig_check_result(b, 0);
-    rig_wait(rig_holds(rig, v->op, BLOCK(3)));
-    rig_settle(rig);
-    rig_check_info(rig, 1, 0, 3, 0);
-    g_assert_cmpuint(rig_nr_held(rig), ==, 3);
-
-    rig_cancel(more[1]);
-    rig_check_canceled(more[1]);
-    rig_check_info(rig, 1, 0, 2, 0);
-
-    /* More than the limit, but nothing is abandoned any more */
-    rig_release(rig, RIG_DISCARD, BLOCK(0));
-    rig_wait(rig_nr_held(rig) == 4);
-    rig_check_info(rig, 0, 0, 0, 0);
-    rig_release_all(rig);
-    rig_check_result(c, 0);
-    for (int i = 0; i < 4; i++) {
-        rig_wait(rig_req_calls(more[i]));
-        rig_req_free(more[i]);
-    }
-    g_assert_cmpuint(rig_arrived(rig), ==, 6);
-    rig_end(rig);
-}
-
-/* All requests of the BlockBackend count, whatever their thread. */
-static void test_quota_all(const RigVariant *v)
-{
-    do_test_quota(rig_with_quota(v, 3, NO_LIMIT), v, 1);
-}
-
-static void test_quota_ctx(const RigVariant *v)
-{
-    do_test_quota(rig_with_quota(v, NO_LIMIT, 3), v, 0);
-}
-
-/* A thread that has used up its quota does not take another's. */
-static void test_quota_other_ctx(const RigVariant *v)
-{
-    Rig *rig = rig_with_quota(v, NO_LIMIT, 1);
-    g_autoptr(RigReq) hung = submit_block(rig, 0, v->op, 0);
-    g_autoptr(RigReq) same = NULL, other = NULL;
-
-    rig_wait(rig_nr_held(rig) == 1);
-    rig_cancel(hung);
-    same = submit_block(rig, 0, RIG_READ, 1);
-    rig_settle(rig);
-    rig_check_info(rig, 1, 0, 1, 0);
-
-    other = submit_block(rig, 1, RIG_READ, 2);
-    if (v->mode == RIG_TWO) {
-        rig_wait(rig_holds(rig, RIG_READ, BLOCK(2)));
-        rig_check_info(rig, 1, 0, 1, 0);
-        rig_release(rig, RIG_READ, BLOCK(2));
-        rig_check_result(other, 0);
-        rig_settle(rig);
-        rig_check_info(rig, 1, 0, 1, 0);
-    } else {
-        rig_settle(rig);
-        rig_check_info(rig, 1, 0, 2, 0);
-    }
-    rig_release_all(rig);
-    rig_check_result(same, 0);
-    rig_check_result(other, 0);
-    rig_end(rig);
-}
-
-/* Many abandoned ones, more than may be issued */
-static void test_quota_many_abandoned(const RigVariant *v)
-{
-    Rig *rig = rig_with_quota(v, 4, NO_LIMIT);
-    g_autoptr(RigReq) late = NULL;
-    RigReq *req[8];
-
-    for (int i = 0; i < 8; i++) {
-        req[i] = submit_block(rig, i % 2, RIG_WRITE, i);
-    }
-    rig_wait(rig_nr_held(rig) == 8);
-    for (int i = 0; i < 8; i++) {
-        rig_cancel(req[i]);
-        rig_check_canceled(req[i]);
-    }
-    rig_check_info(rig, 8, 0, 0, 0);
-    late = submit_block(rig, 1, v->op, 8);
-    for (int i = 0; i < 5; i++) {
-        rig_settle(rig);
-        rig_check_info(rig, 8 - i, 0, 1, 0);
-        rig_release(rig, RIG_WRITE, BLOCK(i));
-        rig_wait(rig_nr_landed(rig) == i + 1);
-    }
-    rig_wait(rig_info(rig).waiting_budget == 0);
-    rig_wait(rig_arrived(rig) == 9);
-    rig_check_info(rig, 3, 0, 0, 0);
-    rig_release_all(rig);
-    rig_check_result(late, 0);
-    for (int i = 0; i < 8; i++) {
-        rig_req_free(req[i]);
-    }
-    rig_end(rig);
-}
-
 /* What malloc() finds is not for guests, in all of a buffer of any size */
-static void test_new_buffers(void)
+static void test_new_buffers(const RigVariant *v)
 {
-    BlkCancelPool pool = {};
+    Rig *rig = rig_new(v->mode, NULL);
 
     mallopt(M_PERTURB, 0x5a);
-    for (uint64_t bytes = 512; bytes <= 4 * MiB; bytes *= 2) {
-        void *buf = blk_cancel_pool_get(&pool, bytes, 512);
+    rig_set_holding(rig, false);
+    rig_set_sync_ret(rig, 1); /* it succeeds, and fills nothing */
+    for (uint64_t bytes = 512; bytes <= RIG_DISK_SIZE; bytes *= 2) {
+        g_autoptr(RigReq) req = rig_submit(rig, 0, RIG_READ, 0, bytes, 0);
 
-        g_assert_true(buffer_is_zero(buf, blk_cancel_pool_size(bytes)));
-        qemu_vfree(buf);
+        rig_check_result(req, 0);
+        rig_check_buf(req, 0);
     }
     mallopt(M_PERTURB, 0);
+    rig_end(rig);
 }
 
 void add_budget_tests(void)
@@ -501,7 +335,7 @@ void add_budget_tests(void)
     static const RigOp data[] = { RIG_READ, RIG_WRITE };
     static const RigOp no_data[] = { RIG_ZEROES, RIG_DISCARD, RIG_FLUSH };
 
-    g_test_add_func("/blk-cancel/budget/new-buffers", test_new_buffers);
+    rig_add("budget/new-buffers", test_new_buffers);
     for (int i = 0; i < ARRAY_SIZE(data); i++) {
         rig_add_op("budget/charge", data[i], test_charge);
         rig_add_op("budget/fifo", data[i], test_fifo);
@@ -518,16 +352,4 @@ void add_budget_tests(void)
         rig_add_op("budget/charge-nothing", no_data[i], test_charge_nothing);
     }
     rig_add("budget/waiter-lands", test_waiter_lands);
-
-    rig_add_ops("quota/idle", test_quota_idle);
-    rig_add_ops("quota/other-thread", test_quota_other_ctx);
-    rig_add_op("quota/all", RIG_READ, test_quota_all);
-    rig_add_op("quota/all", RIG_WRITE, test_quota_all);
-    rig_add_op("quota/all", RIG_ZEROES, test_quota_all);
-    rig_add_op("quota/all", RIG_DISCARD, test_quota_all);
-    rig_add_op("quota/thread", RIG_READ, test_quota_ctx);
-    rig_add_op("quota/thread", RIG_WRITE, test_quota_ctx);
-    rig_add_op("quota/thread", RIG_DISCARD, test_quota_ctx);
-    rig_add_op("quota/many-abandoned", RIG_READ, test_quota_many_abandoned);
-    rig_add_op("quota/many-abandoned", RIG_FLUSH, test_quota_many_abandoned);
 }

@@ -176,16 +176,7 @@ static void do_test_waiters_budget(const RigVariant *v,
 static void test_waiters_budget(const RigVariant *v)
 {
     BlkCancelOptions opts = {
-        .budget = RIG_BLOCK, .max_requests = 100, .ctx_quota = 100,
-    };
-
-    do_test_waiters_budget(v, &opts);
-}
-
-static void test_waiters_quota(const RigVariant *v)
-{
-    BlkCancelOptions opts = {
-        .budget = RIG_DISK_SIZE, .max_requests = 1, .ctx_quota = 100,
+        .budget = RIG_BLOCK, .damper = 100, .region = RIG_BLOCK,
     };
 
     do_test_waiters_budget(v, &opts);
@@ -322,7 +313,7 @@ static void test_parked_then_abandoned(const RigVariant *v)
 static void test_parked_budget(const RigVariant *v)
 {
     BlkCancelOptions opts = {
-        .budget = RIG_BLOCK, .max_requests = 1, .ctx_quota = 1,
+        .budget = RIG_BLOCK, .damper = 100, .region = RIG_BLOCK,
     };
     Rig *rig = rig_new(v->mode, &opts);
     RigReq *req[4];
@@ -417,7 +408,7 @@ static void test_detach_dev(const RigVariant *v)
 static void test_switch(const RigVariant *v)
 {
     BlkCancelOptions opts = {
-        .budget = RIG_BLOCK, .max_requests = 100, .ctx_quota = 100,
+        .budget = RIG_BLOCK, .damper = 100, .region = RIG_BLOCK,
     };
     Rig *rig = rig_new(v->mode, NULL);
     g_autoptr(RigReq) a = abandon_block(rig, 0, v->op, 0);
@@ -451,7 +442,6 @@ void add_drain_tests(void)
         rig_add_op("drain/waiters-fence", ranged[i], test_waiters_fence);
         rig_add_op("drain/waiter-fence-canceled", ranged[i],
                    test_waiter_fence_canceled);
-        rig_add_op("drain/waiters-quota", ranged[i], test_waiters_quota);
     }
     rig_add_op("drain/waiters-budget", RIG_READ, test_waiters_budget);
     rig_add_op("drain/waiters-budget", RIG_WRITE, test_waiters_budget);

@@ -175,8 +175,7 @@ static bool begin(FileRig *rig)
 {
     const BlkCancelOptions cancel_options = {
         .budget = 1 * MiB,
-        .max_requests = 16,
-        .ctx_quota = 16,
+        .damper = 100, .region = 4096,
     };
 
     if (!open_file(rig)) {

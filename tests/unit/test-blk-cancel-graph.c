@@ -22,8 +22,7 @@
 
 static const BlkCancelOptions options = {
     .budget = 1 * MiB,
-    .max_requests = 16,
-    .ctx_quota = 16,
+    .damper = 100, .region = 4096,
 };
 
 /* A node of its own that lets every parent do everything */

@@ -102,7 +102,7 @@ static void test_loop_fence(const RigVariant *v)
 static void test_loop_budget(const RigVariant *v)
 {
     BlkCancelOptions opts = {
-        .budget = RIG_BLOCK, .max_requests = 100, .ctx_quota = 100,
+        .budget = RIG_BLOCK, .damper = 100, .region = RIG_BLOCK,
     };
     Rig *rig = rig_new(v->mode, &opts);
     g_autoptr(RigReq) full = rig_submit(rig, 0, RIG_WRITE, 0, RIG_BLOCK, 0xaa);
@@ -497,7 +497,7 @@ static void test_hammer(const RigVariant *v)
 static void test_hammer_tight(const RigVariant *v)
 {
     BlkCancelOptions opts = {
-        .budget = 5 * RIG_BLOCK, .max_requests = 5, .ctx_quota = 3,
+        .budget = 5 * RIG_BLOCK, .damper = 100, .region = RIG_BLOCK,
     };
 
     do_test_hammer(v, &opts, HAMMER_OPS / 500);

@@ -121,8 +121,7 @@ static void test_budget(const RigVariant *v)
 {
     const BlkCancelOptions opts = {
         .budget = RIG_BLOCK,
-        .max_requests = BLK_CANCEL_DEFAULT_MAX_REQUESTS,
-        .ctx_quota = BLK_CANCEL_DEFAULT_CTX_QUOTA,
+        .damper = 100, .region = RIG_BLOCK,
     };
     Rig *rig = rig_new_zoned(v->mode);
     g_autoptr(RigReq) first = NULL, second = NULL;

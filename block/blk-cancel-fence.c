@@ -1,0 +1,228 @@
+/*
+ * Cancellable requests: the fence, and the damper
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * An abandoned request that changes the disk fences its range: a request that
+ * comes later and overlaps it waits until it has ended.
+ *
+ * Whatever is abandoned hangs, and so will others that ask for the same.  A
+ * guest that tries again and again would fill threads, slots of a connection
+ * and memory with them, until the part of the disk that works stops as well.  So
+ * a region of the disk where several hang takes no more, until one of them has
+ * ended.  The rest of the disk goes on.
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/lockable.h"
+#include "block/block_int.h"
+#include "system/block-backend.h"
+#include "blk-cancel-core.h"
+
+/* Flushes do not hang because of some range. */
+#define REGION_FLUSH    UINT64_MAX
+
+/* When so many hang in all, a region that has one takes no more. */
+#define MANY_ABANDONED  1024
+
+/* Protected by BlkCancel.lock; exists while it has entries */
+typedef struct BlkCancelRegion {
+    uint64_t number;
+    unsigned int nr_abandoned;
+    BlkCancelWaiterList waiters;
+} BlkCancelRegion;
+
+/*
+ * The fence
+ */
+
+/* Called with d->lock held.  Returns: an abandoned request in @w's way. */
+static BlkCancelReq *fence_blocker_locked(BlkCancel *d, BlkCancelWaiter *w)
+{
+    uint64_t last = w->offset + w->bytes - 1;
+    IntervalTreeNode *node;
+
+    for (node = interval_tree_iter_first(&d->fences, w->offset, last); node;
+         node = interval_tree_iter_next(node, w->offset, last)) {
+        BlkCancelReq *r = container_of(node, BlkCancelReq, range);
+
+        if (r->seq <= w->seq) {
+            return r;
+        }
+    }
+    return NULL;
+}
+
+/* Called with d->lock held: those behind @r go on, or wait behind another. */
+static void fence_unblock_locked(BlkCancelReq *r, BlkCancelWaiterList *woken)
+{
+    BlkCancel *d = r->ctx->d;
+    BlkCancelWaiter *w;
+
+    while ((w = QTAILQ_FIRST(&r->behind))) {
+        BlkCancelReq *blocker = fence_blocker_locked(d, w);
+
+        if (blocker) {
+            QTAILQ_REMOVE(w->list, w, next);
+            w->list = &blocker->behind;
+            QTAILQ_INSERT_TAIL(w->list, w, next);
+        } else {
+            blk_cancel_unwait_locked(d, w, woken);
+        }
+    }
+}
+
+/*
+ * The damper
+ */
+
+static uint64_t region_number(BlkCancel *d, BlkCancelWaiter *w)
+{
+    return w->req->op == BLK_CANCEL_FLUSH ? REGION_FLUSH
+                                          : w->offset / d->opts.region;
+}
+
+/* Called with d->lock held. */
+static bool region_is_full_locked(BlkCancel *d, BlkCancelRegion *region)
+{
+    bool tight = d->abandoned_cost > qatomic_read_u64(&d->budget) / 2 ||
+                 d->nr_abandoned >= MANY_ABANDONED;
+
+    return region->nr_abandoned >= (tight ? 1 : d->opts.damper);
+}
+
+/* Called with d->lock held. */
+static void region_enter_locked(BlkCancelReq *r)
+{
+    BlkCancel *d = r->ctx->d;
+    uint64_t number = region_number(d, &r->waiter);
+    BlkCancelRegion *region = g_hash_table_lookup(d->regions, &number);
+
+    if (!region) {
+        region = g_new0(BlkCancelRegion, 1);
+        region->number = number;
+        QTAILQ_INIT(&region->waiters);
+        g_hash_table_insert(d->regions, &region->number, region);
+    }
+    region->nr_abandoned++;
+}
+
+/* Called with d->lock held: for each that ends one more may try. */
+static void region_leave_locked(BlkCancelReq *r, BlkCancelWaiterList *woken)
+{
+    BlkCancel *d = r->ctx->d;
+    uint64_t number = region_number(d, &r->waiter);
+    BlkCancelRegion *region = g_hash_table_lookup(d->regions, &number);
+    BlkCancelWaiter *w;
+
+    region->nr_abandoned--;
+    while ((w = QTAILQ_FIRST(&region->waiters))) {
+        blk_cancel_unwait_locked(d, w, woken);
+        if (region->nr_abandoned) {
+            return;
+        }
+    }
+    if (!region->nr_abandoned) {
+        g_hash_table_remove(d->regions, &number);
+    }
+}
+
+static void coroutine_fn damper_co_pass(BlkCancel *d, BlkCancelWaiter *w)
+{
+    uint64_t number = region_number(d, w);
+    BlkCancelRegion *region;
+
+    qemu_mutex_lock(&d->lock);
+    region = g_hash_table_lookup(d->regions, &number);
+    if (!region || !region_is_full_locked(d, region)) {
+        qemu_mutex_unlock(&d->lock);
+        return;
+    }
+    blk_cancel_co_wait_unlock(d, w, &region->waiters, WAIT_DAMPER);
+}
+
+/*
+ * Both
+ */
+
+void coroutine_fn blk_cancel_co_pass_fence(BlkCancel *d, BlkCancelWaiter *w)
+{
+    BlkCancelReq *blocker;
+
+    /*
+     * A request is entered before the guest can know that it was cancelled, and
+     * so before one that must wait behind it is made available.
+     */
+    if (likely(!qatomic_load_acquire(&d->nr_abandoned))) {
+        return;
+    }
+
+    qemu_mutex_lock(&d->lock);
+    w->seq = d->seq;
+    blocker = w->bytes ? fence_blocker_locked(d, w) : NULL;
+    if (blocker) {
+        blk_cancel_co_wait_unlock(d, w, &blocker->behind, WAIT_FENCE);
+    } else {
+        qemu_mutex_unlock(&d->lock);
+    }
+    if (w->req && !w->req->canceled) {
+        damper_co_pass(d, w);
+    }
+}
+
+void coroutine_fn blk_cancel_co_wait_fence(BlkCancel *d, int64_t offset,
+                                           int64_t bytes)
+{
+    BlkCancelWaiter w = { .offset = offset, .bytes = bytes };
+
+    blk_cancel_co_pass_fence(d, &w);
+}
+
+static bool fences(BlkCancelReq *r)
+{
+    return blk_cancel_changes_disk(r) && r->bytes;
+}
+
+static uint64_t cost(BlkCancelReq *r)
+{
+    return r->buf ? blk_cancel_buffer_size(r->bytes) : 0;
+}
+
+void blk_cancel_enter_abandoned(BlkCancelReq *r)
+{
+    BlkCancel *d = r->ctx->d;
+
+    QEMU_LOCK_GUARD(&d->lock);
+    blk_cancel_stats_enter_locked(r);
+    r->abandoned = true;
+    r->seq = ++d->seq;
+    QTAILQ_INIT(&r->behind);
+    QTAILQ_INSERT_TAIL(&d->abandoned, r, next);
+    d->abandoned_cost += cost(r);
+    region_enter_locked(r);
+    if (fences(r)) {
+        r->range.start = r->offset;
+        r->range.last = r->offset + r->bytes - 1;
+        interval_tree_insert(&r->range, &d->fences);
+    }
+    qatomic_store_release(&d->nr_abandoned, d->nr_abandoned + 1);
+}
+
+void blk_cancel_leave_abandoned(BlkCancelReq *r)
+{
+    BlkCancel *d = r->ctx->d;
+    BlkCancelWaiterList woken = QTAILQ_HEAD_INITIALIZER(woken);
+
+    WITH_QEMU_LOCK_GUARD(&d->lock) {
+        blk_cancel_stats_leave_locked(r);
+        QTAILQ_REMOVE(&d->abandoned, r, next);
+        qatomic_set(&d->nr_abandoned, d->nr_abandoned - 1);
+        d->abandoned_cost -= cost(r);
+        region_leave_locked(r, &woken);
+        if (fences(r)) {
+            interval_tree_remove(&r->range, &d->fences);
+            fence_unblock_locked(r, &woken);
+        }
+    }
+    blk_cancel_wake(&woken);
+}
