@@ -518,6 +518,7 @@ int main(int argc, char **argv)
     vbc_add_test("in-order", rings, test_in_order);
     vbc_add_test("size/fragmented", rings, test_fragmented);
     vbc_add_test("size/large", VBC_SETUP_PLAIN, test_large);
+    vbc_add_limit_tests();
     vbc_add_memory_tests();
     vbc_add_policy_tests();
     vbc_add_layer_tests();

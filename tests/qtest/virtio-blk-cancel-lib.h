@@ -376,6 +376,7 @@ void vbc_add_stop_tests(void);
 void vbc_add_reset_tests(void);
 
 /* virtio-blk-cancel-{memory,policy,layers}.c */
+void vbc_add_limit_tests(void);
 void vbc_add_memory_tests(void);
 void vbc_add_policy_tests(void);
 void vbc_add_layer_tests(void);

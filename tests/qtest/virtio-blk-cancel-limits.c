@@ -1,0 +1,135 @@
+/*
+ * virtio-blk CANCEL: what the host has only so much of
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * The guest gets its hung requests back and asks again, for as long as it
+ * likes.  That must cost the host no more than it has, and never end QEMU.
+ */
+
+#include "qemu/osdep.h"
+#include <sys/resource.h>
+#include "qemu/units.h"
+#include "qobject/qdict.h"
+#include "qobject/qlist.h"
+#include "virtio-blk-cancel-lib.h"
+
+#define REGION_SECTORS  (4 * MiB / VBC_SECTOR)
+#define REGIONS         128
+#define ROOM            (160 * MiB) /* that a limit leaves to QEMU */
+
+static char *sparse_image(void)
+{
+    char *name;
+    int fd = g_file_open_tmp("qtest-cancel.XXXXXX", &name, NULL);
+
+    g_assert_cmpint(fd, >=, 0);
+    g_assert_cmpint(ftruncate(fd, REGIONS * REGION_SECTORS * VBC_SECTOR), ==,
+                    0);
+    close(fd);
+    return name;
+}
+
+static rlim_t address_space(pid_t pid)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/statm", pid);
+    g_autofree char *statm = NULL;
+
+    g_assert_true(g_file_get_contents(path, &statm, NULL, NULL));
+    return g_ascii_strtoull(statm, NULL, 10) * getpagesize();
+}
+
+/*
+ * Each request that hangs has a coroutine, and QEMU ends where there is no
+ * memory for the stack of one: so at some point a CANCEL is refused, the guest
+ * waits as it does without the feature, and all goes on when the storage does.
+ */
+static void test_address_space(const void *base)
+{
+    g_autofree char *image = sparse_image();
+    VbcOptions opts = *(const VbcOptions *)base;
+    VbcReq r[REGIONS];
+    unsigned int refused = 0, n = 0;
+    struct rlimit limit;
+    pid_t pid;
+    Vbc *v;
+
+    opts.image = image;
+    opts.server = true;
+    v = vbc_start(&opts);
+    if (!v) {
+        unlink(image);
+        return;
+    }
+    pid = qtest_pid(v->qts);
+    limit.rlim_cur = limit.rlim_max = address_space(pid) + ROOM;
+    g_assert_cmpint(prlimit(pid, RLIMIT_AS, &limit, NULL), ==, 0);
+
+    vbc_hold(v);
+    for (n = 0; n < REGIONS && !refused; n++) {
+        VbcReq cancel = { .type = VBC_T_CANCEL, .tag = n };
+
+        r[n] = (VbcReq) {
+            .type = VIRTIO_BLK_T_IN, .tag = n, .len = 512,
+            .sector = n * REGION_SECTORS,
+        };
+        vbc_send(v, &r[n]);
+        vbc_sync(v, 0);
+        vbc_send(v, &cancel);
+        vbc_wait(v, &cancel);
+        refused += cancel.status == VBC_S_NOT_CANCELED;
+    }
+    g_assert_cmpuint(refused, ==, 1);
+    g_assert_cmpuint(n, >, 10);
+    vbc_expect_pending(v, &r[n - 1]);
+
+    vbc_release(v);
+    vbc_expect(v, &r[n - 1], VIRTIO_BLK_S_OK);
+    vbc_settle(v);
+    vbc_write(v, 0, 512, 1);
+    vbc_stop(v);
+    unlink(image);
+}
+
+/* The budgets of all disks */
+static void check_budgets(QTestState *qts, uint64_t a, uint64_t b)
+{
+    QDict *ret = qtest_qmp(qts, "{'execute': 'query-block-hung'}");
+    QListEntry *e;
+    uint64_t sum = 0;
+
+    QLIST_FOREACH_ENTRY(qdict_get_qlist(ret, "return"), e) {
+        QDict *stats = qdict_get_qdict(qobject_to(QDict, qlist_entry_obj(e)),
+                                       "stats");
+
+        sum += qdict_get_int(stats, "budget");
+    }
+    g_assert_cmpuint(sum, ==, a + b);
+    qobject_unref(ret);
+}
+
+/*
+ * Each disk gets an equal share of what the machine has for all, or what it
+ * asks for; 4 MiB at least.
+ */
+static void test_machine(void)
+{
+    QTestState *qts = qtest_init("-machine pc,cancel-budget=64M"
+        " -blockdev null-co,node-name=a -blockdev null-co,node-name=b"
+        " -device virtio-blk-pci,drive=a,cancel=on"
+        " -device virtio-blk-pci,drive=b,cancel=reset,cancel-budget=20M");
+
+    check_budgets(qts, 32 * MiB, 20 * MiB);
+    qtest_qmp_assert_success(qts, "{'execute': 'qom-set', 'arguments': {"
+                             " 'path': '/machine', 'value': 1048576,"
+                             " 'property': 'cancel-budget' }}");
+    check_budgets(qts, 4 * MiB, 4 * MiB);
+    qtest_quit(qts);
+}
+
+void vbc_add_limit_tests(void)
+{
+    vbc_add_test("limits/address-space", VBC_SETUP_PLAIN | VBC_SETUP_IOTHREADS,
+                 test_address_space);
+    qtest_add_func("/virtio-blk-cancel/limits/machine", test_machine);
+}
