@@ -16,7 +16,7 @@
 
 #define REGION_SECTORS  (4 * MiB / VBC_SECTOR)
 #define REGIONS         128
-#define ROOM            (160 * MiB) /* that a limit leaves to QEMU */
+#define ROOM            (110 * MiB) /* that a limit leaves to QEMU */
 
 static char *sparse_image(void)
 {
