@@ -165,7 +165,8 @@ static void settle(Sector *s, uint32_t stamp, uint64_t when)
 static void prune(Sector *s, uint64_t now)
 {
     for (unsigned int i = s->may->len; i-- > 0;) {
-        if (s->may->len > 64 && content_at(s, i)->gone + 1000000 < now) {
+        if (s->may->len > 64 && now > 1000000 &&
+            content_at(s, i)->gone < now - 1000000) {
             g_array_remove_index_fast(s->may, i);
         }
     }
