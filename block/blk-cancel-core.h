@@ -70,6 +70,8 @@ typedef struct QEMU_ALIGNED(64) BlkCancelCtx {
 
     /* Owned by the thread of @ctx */
     QEMU_ALIGNED(64) QTAILQ_HEAD(, BlkCancelReq) issued; /* in that order */
+    QSLIST_HEAD(, BlkCancelReq) unused; /* memory for requests */
+    unsigned int nr_unused;
     void *idle[BLK_CANCEL_POOL_CLASSES]; /* each names the next in its head */
     uint64_t idle_bytes;        /* part of @spare */
 
@@ -184,7 +186,10 @@ struct BlkCancelReq {
     void *buf;
     QEMUIOVector bounce;        /* @buf; empty if there is none */
     int64_t issued_ns;
-    QTAILQ_ENTRY(BlkCancelReq) issued; /* while ISSUED */
+    union {
+        QTAILQ_ENTRY(BlkCancelReq) issued; /* while ISSUED */
+        QSLIST_ENTRY(BlkCancelReq) unused; /* when it is over */
+    };
 
     BlkCancelWaiter waiter;     /* initialised by the first wait */
 

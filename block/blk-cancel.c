@@ -43,6 +43,25 @@
 #include "blk-cancel-core.h"
 #include "trace.h"
 
+/* Requests whose memory a thread keeps */
+#ifdef __SANITIZE_ADDRESS__
+#define MAX_UNUSED  0           /* who uses one after its end is to be seen */
+#else
+#define MAX_UNUSED  256
+#endif
+
+static void blk_cancel_unref(BlkCancelReq *r)
+{
+    BlkCancelCtx *ctx = r->ctx;
+
+    if (likely(r->common.refcnt == 1 && ctx->nr_unused < MAX_UNUSED)) {
+        QSLIST_INSERT_HEAD(&ctx->unused, r, unused);
+        ctx->nr_unused++;
+    } else {
+        qemu_aio_unref(&r->common);
+    }
+}
+
 static void blk_cancel_complete(BlkCancelReq *r, int ret)
 {
     r->state = BLK_CANCEL_DONE;
@@ -185,20 +204,21 @@ static void coroutine_fn blk_cancel_entry(void *opaque)
         }
         blk_cancel_complete(r, r->ret);
     }
+    blk_cancel_unref(r);
     blk_dec_in_flight(blk);
-    qemu_aio_unref(&r->common);
 }
 
 /* The caller knows @r, whose result has been there before. */
 static void blk_cancel_returned_bh(void *opaque)
 {
     BlkCancelReq *r = opaque;
+    BlockBackend *blk = r->ctx->d->blk;
 
     if (r->state == BLK_CANCEL_RETURNED) {
         blk_cancel_complete(r, r->ret);
     }
-    blk_dec_in_flight(r->ctx->d->blk);
-    qemu_aio_unref(&r->common);
+    blk_cancel_unref(r);
+    blk_dec_in_flight(blk);
 }
 
 /*
@@ -336,9 +356,23 @@ BlkCancelReq *blk_cancel_new_req(BlkCancel *d, BlkCancelOp op, int64_t offset,
                                  BdrvRequestFlags flags,
                                  BlockCompletionFunc *cb, void *opaque)
 {
-    BlkCancelReq *r = blk_aio_get(&blk_cancel_aiocb_info, d->blk, cb, opaque);
+    BlkCancelCtx *ctx = blk_cancel_get_ctx(d, qemu_get_current_aio_context());
+    BlkCancelReq *r = QSLIST_FIRST(&ctx->unused);
 
-    r->ctx = blk_cancel_get_ctx(d, qemu_get_current_aio_context());
+    if (likely(r)) {
+        QSLIST_REMOVE_HEAD(&ctx->unused, unused);
+        ctx->nr_unused--;
+    } else {
+        r = g_new(BlkCancelReq, 1);
+    }
+    r->common = (BlockAIOCB) {
+        .aiocb_info = &blk_cancel_aiocb_info,
+        .bs = blk_bs(d->blk),
+        .cb = cb,
+        .opaque = opaque,
+        .refcnt = 1,
+    };
+    r->ctx = ctx;
     r->op = op;
     r->flags = flags;
     r->offset = offset;
@@ -432,6 +466,7 @@ static BlkCancel *blk_cancel_new(BlockBackend *blk,
 static void blk_cancel_free(BlkCancel *d)
 {
     BlkCancelCtx *ctx;
+    BlkCancelReq *r;
 
     blk_cancel_unregister(d);
     blk_cancel_share_budget();
@@ -444,6 +479,10 @@ static void blk_cancel_free(BlkCancel *d)
             QSLIST_REMOVE_HEAD(&d->ctxs[i], next);
             assert(QTAILQ_EMPTY(&ctx->issued));
             blk_cancel_free_idle(ctx);
+            while ((r = QSLIST_FIRST(&ctx->unused))) {
+                QSLIST_REMOVE_HEAD(&ctx->unused, unused);
+                g_free(r);
+            }
             qemu_vfree(ctx);
         }
     }
