@@ -34,7 +34,7 @@
 #define MAX_ABANDONED    256
 
 /* Of an AioContext: its thread pool, and threads for what hangs */
-#define MAX_THREADS     (64 + 48)
+#define MAX_THREADS     (64 + 256)
 
 /* From one sample to the last, where nothing is to grow */
 #define NOISE           (4 * MiB)
