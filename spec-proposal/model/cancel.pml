@@ -11,6 +11,11 @@
  * spin visits every state that can be reached.
  *
  * Both sides do whatever the rules leave open, and nothing that they forbid.
+ * So the device is the weakest that conforms: it delays a request only for a
+ * residual operation whose request the driver has seen used, it can refuse
+ * anything, it can go on with a residual operation after a first attempt, and
+ * it accesses buffers for as long as it may.  A device that does better has
+ * some of the same runs.
  * Each rule can be taken out with -DWITHOUT_<rule>; spin then finds a run in
  * which a property is broken.  "check" knows which one, and shows the run.
  *
@@ -44,7 +49,7 @@ mtype = {
     NO_LATE_EFFECT, /* later requests find the sectors settled */
     NO_WRONG_VICTIM,/* only a request that a CANCEL names is cancelled */
     TRUE_ANSWER,    /* the status of a CANCEL says what the device did */
-    ANSWERED        /* CANCEL and reset do not wait for the storage */
+    ANSWERED        /* a CANCEL does not wait for the storage */
 };
 
 #ifdef CHECK
@@ -116,7 +121,7 @@ mtype = {
     STARTED,        /* with the storage */
     RETURNED,       /* the storage has finished, the result is not used yet */
     UNFENCED,       /* (only without a rule) */
-    REMNANT         /* given back, and the storage is still at work on it */
+    RESIDUAL        /* given back, and the storage is still at work on it */
 };
 
 mtype state[BUFFERS] = AWAY;
@@ -127,7 +132,8 @@ bool is_quiet;              /* see quiet() */
 
 byte sector;                /* its contents: 0, or write r as r + 1 */
 
-byte touched;               /* (only without a rule) remnants not severed */
+byte connected;             /* set: whose operation accesses the buffer */
+byte tried;                 /* set: residual operations that are done again */
 
 /* Scratch; back to 0 at the end of each action, for fewer states */
 byte k, found;
@@ -186,6 +192,17 @@ inline access(r) {
 #define IS_HELD(r) \
     (state[r] == HELD || state[r] == STARTED || state[r] == RETURNED)
 
+/* The storage does what request r asks for, with its buffer or a copy. */
+inline operate(r) {
+    if
+    :: IS_IN(connected, r) ->
+        access(r);
+        DROP(connected, r)
+    :: else
+    fi;
+    finish(r)
+}
+
 /* The storage has done what request r asks for. */
 inline finish(r) {
     printf("storage: finishes request %d\n", r);
@@ -197,46 +214,61 @@ inline finish(r) {
 }
 
 /*
- * Give a request back that is with the storage.  From here on the storage
- * works on a copy that is the device's own, so that it does not access the
- * buffers, and later requests wait behind it.
+ * Give a request back that is with the storage.  Later requests wait behind
+ * what the storage still does.
  */
-inline detach(r) {
-#ifdef WITHOUT_SEVERING
-    ADD(touched, r);
-#endif
+inline abandon(r) {
 #ifdef WITHOUT_FENCE_BEFORE_USE
     state[r] = UNFENCED
 #else
-    state[r] = REMNANT
+    state[r] = RESIDUAL
 #endif
 }
 
 /*
- * Must request r wait for remnant w?  A device cannot know what the driver had
- * seen when it made r available.  It is on the safe side if everything waits
- * that has not been started.  Remnants of reads change nothing.
+ * Must request r wait for the residual operation of w?  Yes, if the driver had
+ * seen w used when it made r available.  What a read leaves changes nothing.
  */
+#define LATER(r, w)     (state[w] == RESIDUAL && IS_IN(writes, w) && \
+                         IS_IN(before[r], w))
 #if defined(WITHOUT_FENCE)
 #define FENCED_BY(r, w) false
 #elif defined(WITHOUT_FENCE_FOR_READS)
-#define FENCED_BY(r, w) (state[w] == REMNANT && IS_IN(writes, w) && \
-                         IS_IN(writes, r))
+#define FENCED_BY(r, w) (LATER(r, w) && IS_IN(writes, r))
 #elif defined(WITHOUT_FENCE_ON_EVERY_QUEUE)
-#define FENCED_BY(r, w) (state[w] == REMNANT && IS_IN(writes, w) && \
-                         queue[r] == queue[w])
+#define FENCED_BY(r, w) (LATER(r, w) && queue[r] == queue[w])
 #else
-#define FENCED_BY(r, w) (state[w] == REMNANT && IS_IN(writes, w))
+#define FENCED_BY(r, w) LATER(r, w)
 #endif
 
 #define FENCED(r)       (FENCED_BY(r, 0) || FENCED_BY(r, 1) || \
                          FENCED_BY(r, 2) || FENCED_BY(r, REQUESTS - 1))
 
+/* Without the rule, what was not started is started later, and not fenced. */
+#ifdef WITHOUT_NO_LATE_START_UNFENCED
+#define NOT_STARTED     UNFENCED
+#else
+#define NOT_STARTED     AWAY
+#endif
+#ifdef WITHOUT_NO_LATE_START_AT_RESET
+#define NOT_STARTED_AT_RESET UNFENCED
+#else
+#define NOT_STARTED_AT_RESET AWAY
+#endif
+
+/* May a request be given back while its operation accesses the buffer? */
+#ifdef WITHOUT_SEVERING
+#define IS_SEVERED(r)   true
+#else
+#define IS_SEVERED(r)   (!IS_IN(connected, r))
+#endif
+
 /* Give a request back as cancelled, wherever it is. */
 inline take_back(r) {
     if
-    :: state[r] == STARTED -> detach(r)
-    :: else -> state[r] = AWAY      /* not started, or over: nothing remains */
+    :: state[r] == STARTED -> abandon(r)
+    :: state[r] == HELD -> state[r] = NOT_STARTED
+    :: else -> state[r] = AWAY      /* over: nothing remains */
     fi;
     use(r, CANCELED)
 }
@@ -261,6 +293,12 @@ inline answer(c, what) {
     state[CANCEL(c)] = AWAY;
     use(CANCEL(c), what)
 }
+
+#ifdef WITHOUT_OK_WITHOUT_TARGET
+#define NOBODY          NOT_CANCELED
+#else
+#define NOBODY          OK
+#endif
 
 /* ... and gives it back. */
 inline cancelled(c, r) {
@@ -312,12 +350,16 @@ end:
     /* The device passes it to the storage. */
     :: d_step { state[r] == HELD && !FENCED(r) ->
         printf("device: starts request %d\n", r);
-        state[r] = STARTED
+        state[r] = STARTED;
+        ADD(connected, r)
+    }
+    /* The device takes the buffer away from the storage, for a CANCEL. */
+    :: d_step { IS_IN(connected, r) && (FINDS(0, r) || FINDS(1, r)) ->
+        DROP(connected, r)
     }
     /* The storage finishes, in the order that it likes, or never. */
     :: d_step { state[r] == STARTED && !is_quiet ->
-        access(r);
-        finish(r);
+        operate(r);
         state[r] = RETURNED
     }
     /* The device uses it. */
@@ -325,32 +367,39 @@ end:
         state[r] = AWAY;
         use(r, OK)
     }
-    /* The storage finishes what has been given back, and nobody is told. */
-    :: d_step { (state[r] == REMNANT || state[r] == UNFENCED) && !is_quiet ->
-        if
-        :: IS_IN(touched, r) -> access(r)
-        :: else
-        fi;
-        finish(r);
+    /* The storage does what has been given back, but not for the last time. */
+    :: d_step { state[r] == RESIDUAL && IS_IN(writes, r) &&
+                !IS_IN(tried, r) && ANY_READER && !is_quiet ->
+        operate(r);
+#ifdef WITHOUT_FENCE_TO_THE_END
+        state[r] = UNFENCED;
+#endif
+        ADD(tried, r)
+    }
+    /* It finishes what has been given back, and nobody is told. */
+    :: d_step { (state[r] == RESIDUAL || state[r] == UNFENCED) && !is_quiet ->
+        operate(r);
+        DROP(tried, r);
         state[r] = AWAY;
 #ifdef WITHOUT_SILENT_END
         use(r, OK)
 #endif
     }
     /* A CANCEL names it. */
-    :: d_step { FINDS(0, r) -> cancelled(0, r) }
-    :: d_step { FINDS(1, r) -> cancelled(1, r) }
+    :: d_step { FINDS(0, r) && IS_SEVERED(r) -> cancelled(0, r) }
+    :: d_step { FINDS(1, r) && IS_SEVERED(r) -> cancelled(1, r) }
     :: d_step { FINDS(0, r) && state[r] == RETURNED -> ended(0, r) }
     :: d_step { FINDS(1, r) && state[r] == RETURNED -> ended(1, r) }
     :: d_step { FINDS(0, r) -> refused(0, r) }
     :: d_step { FINDS(1, r) -> refused(1, r) }
 #ifdef WITHOUT_FENCE_BEFORE_USE
-    :: d_step { state[r] == UNFENCED -> state[r] = REMNANT }
+    :: d_step { state[r] == UNFENCED -> state[r] = RESIDUAL }
 #endif
 #ifdef WITHOUT_ASKING
     /* A device that gives up a request by itself. */
     :: d_step { state[r] == STARTED && !is_quiet ->
-        detach(r);
+        DROP(connected, r);
+        abandon(r);
         use(r, CANCELED)
     }
 #endif
@@ -377,13 +426,6 @@ inline fetch(q) {
 #define CAN_FETCH(q)    nempty(avail[q])
 #endif
 
-#ifdef WITHOUT_PROMPT_RESET
-#define STOPS(r)        (state[r] == STARTED && IN_SCOPE(r))
-#define CAN_RESET       (reset_wanted && !STOPS(0) && !STOPS(1) && !STOPS(2))
-#else
-#define CAN_RESET       reset_wanted
-#endif
-
 inline empty_avail(q) {
     do
     :: nempty(avail[q]) -> avail[q]?_
@@ -399,25 +441,26 @@ inline empty_used(q) {
 }
 
 /*
- * Reset the device or one virtqueue: every request in it ends as if it had
- * been cancelled, except that it is not used.
+ * Reset the device or one virtqueue, at once or as late as it likes: every
+ * request in it ends as if it had been cancelled, except that it is not used.
  */
 inline reset() {
     printf("device: resets\n");
     for (k : 0 .. REQUESTS - 1) {
         if
-        :: state[k] != REMNANT && state[k] != UNFENCED && IN_SCOPE(k) ->
+        :: state[k] != RESIDUAL && state[k] != UNFENCED && IN_SCOPE(k) ->
             DROP(lent, k);
             if
             :: state[k] == STARTED ->
+#ifndef WITHOUT_SEVERING_AT_RESET
+                DROP(connected, k);
+#endif
 #ifndef WITHOUT_FENCE_AT_RESET
-                state[k] = REMNANT
+                state[k] = RESIDUAL
 #else
                 state[k] = UNFENCED
 #endif
-#ifdef WITHOUT_SEVERING_AT_RESET
-                ; ADD(touched, k)
-#endif
+            :: state[k] == HELD -> state[k] = NOT_STARTED_AT_RESET
             :: else -> state[k] = AWAY
             fi
         :: else
@@ -456,9 +499,9 @@ end:
     do
     :: d_step { CAN_FETCH(0) -> fetch(0) }
     :: d_step { CAN_FETCH(1) -> fetch(1) }
-    :: d_step { FINDS_NOBODY(0) -> answer(0, OK) }
-    :: d_step { FINDS_NOBODY(1) -> answer(1, OK) }
-    :: d_step { CAN_RESET -> reset() }
+    :: d_step { FINDS_NOBODY(0) -> answer(0, NOBODY) }
+    :: d_step { FINDS_NOBODY(1) -> answer(1, NOBODY) }
+    :: d_step { reset_wanted -> reset() }
 #ifdef WITHOUT_EARLIER_FIRST
     /* A device that fetches several buffers at once, and in any order. */
     :: d_step { state[CANCEL(0)] == IN_RING ->
@@ -740,7 +783,6 @@ end:
 proctype monitor() {
     timeout ->
     d_step {
-        check(ANSWERED, !reset_wanted);
         for (k : 0 .. BUFFERS - 1) {
             if
             :: IS_IN(lent, k) && k < REQUESTS ->

@@ -12,10 +12,11 @@ PROPOSAL = Path(__file__).resolve().parent.parent.parent / 'spec-proposal'
 
 def check(tmp, in_table=('', ''), in_patches=('', '')):
     """The proposal with a text replaced; returns exit status and output."""
-    shutil.copytree(PROPOSAL / 'patches', tmp / 'patches')
+    for directory in ('patches', 'separate'):
+        shutil.copytree(PROPOSAL / directory, tmp / directory)
     shutil.copy(PROPOSAL / 'statements.txt', tmp)
     for (old, new), paths in ((in_table, [tmp / 'statements.txt']),
-                              (in_patches, (tmp / 'patches').iterdir())):
+                              (in_patches, tmp.glob('*/*.patch'))):
         hits = 0
         for path in paths:
             text = path.read_text()
@@ -23,8 +24,7 @@ def check(tmp, in_table=('', ''), in_patches=('', '')):
             path.write_text(text.replace(old, new, 1))
         assert hits
     run = subprocess.run(
-        [PROPOSAL / 'check-statements', '--patches', tmp / 'patches',
-         '--table', tmp / 'statements.txt'],
+        [PROPOSAL / 'check-statements', '--proposal', tmp],
         stdout=subprocess.PIPE, text=True, check=False)
     return run.returncode, run.stdout
 
@@ -37,7 +37,7 @@ def test_as_it_is(tmp_path):
 
 @pytest.mark.parametrize('change, said', [
     (('V-7  ', '# V-7  '), 'has no entry: The device MUST ignore'),
-    (('    qtest no-target\n', ''), 'nothing checks it'),
+    (('    qtest features-ok/combinations\n', ''), 'nothing checks it'),
     (('qtest no-target', 'qtest no-such-test'), 'there is no qtest no-such'),
     (('model FENCE\n', 'model FENCES\n'), 'there is no model FENCES'),
     (('guest test_nbd::test_read', 'guest test_nbd::test_reed'),
@@ -53,14 +53,27 @@ def test_table(tmp_path, change, said):
 @pytest.mark.parametrize('change, said', [
     (('+The device MUST ignore', '+The device SHOULD ignore'),
      'has no entry: The device SHOULD ignore'),
+    (('+The device MUST ignore', '+And it is so. The device MUST ignore'),
+     'not ok 2 unmarked'),
     (('+The device MUST ignore', '+The device ignores'),
      'the proposal does not say this'),
     (('normative:Device Types / Block Device / Device Operation / Request',
       'normative:Device Types / Block Device / Device Operation / No Request '
       'Cancellation / Request'), 'not ok 1 labels'),
-], ids=['changed', 'removed', 'label'])
+], ids=['changed', 'unmarked', 'removed', 'label'])
 def test_text(tmp_path, change, said):
     status, out = check(tmp_path, in_patches=change)
+    assert status == 1
+    assert said in out
+
+
+@pytest.mark.parametrize('line, said', [
+    ('+\n', 'not ok 3 lines'),
+    ('+This MUST be shorter.\n', 'not ok 4 keywords'),
+], ids=['lines', 'keywords'])
+def test_size(tmp_path, line, said):
+    status, out = check(tmp_path, in_patches=(
+        '+The device MUST ignore', 60 * line + '+The device MUST ignore'))
     assert status == 1
     assert said in out
 
