@@ -36,10 +36,10 @@ class Rig:
         path.mkdir()
         return path
 
-    def nbdkit(self, *images, name="nbdkit"):
+    def nbdkit(self, *images, name="nbdkit", **options):
         """Start an NBD server for images of these names."""
         server = Nbdkit(self._subdirectory(name), images,
-                        self.logs / f"{name}.log")
+                        self.logs / f"{name}.log", **options)
         self._servers.append(server)
         return server
 

@@ -32,10 +32,11 @@ class Nbdkit:
     """An nbdkit that serves the images of one directory, by name.
 
     pause() holds reads and writes at the server's door. nbdkit's filter does
-    not hold FLUSH; freeze() stops the process, which holds everything.
+    not hold FLUSH; freeze() stops the process, which holds everything. With
+    a volatile cache crash() loses what has not been flushed.
     """
 
-    def __init__(self, directory, images, log):
+    def __init__(self, directory, images, log, volatile=False):
         self.directory = directory
         self.images = {name: make_image(directory / name) for name in images}
         self._socket = directory / "nbd"
@@ -43,7 +44,9 @@ class Nbdkit:
         pidfile = directory / "nbdkit.pid"
         self._guard = process.spawn(
             [*GUARD, "nbdkit", "-f", "-t", "64", "-U", self._socket,
-             "-P", pidfile, "--filter=pause", "file", f"dir={directory}",
+             "-P", pidfile, "--filter=pause",
+             *(["--filter=cache"] if volatile else []),
+             "file", f"dir={directory}",
              f"pause-control={self._control}"], log, death_signal="TERM")
         self._frozen = False
         self._pid = None
@@ -95,6 +98,11 @@ class Nbdkit:
         """Let everything go, if the server lives; for cleaning up."""
         if self._guard.poll() is None:
             self.resume()
+
+    def crash(self):
+        """End the server at once, as a loss of power would."""
+        os.kill(self._pid, signal.SIGKILL)
+        self._guard.wait(60)
 
     def close(self):
         """End the server."""
