@@ -29,7 +29,9 @@ def second(rig, monkeypatch):
     monkeypatch.setenv("SECOND_DEVICE_LOG", str(rig.logs / "device.log"))
     rig.build = copy.copy(rig.build)
     rig.build.qemu = WRAPPER
-    return rig
+    yield rig
+    # What the device noticed that a driver must not do
+    assert "driver:" not in (rig.logs / "device.log").read_text("ascii")
 
 
 def boot(rig):
