@@ -53,5 +53,5 @@ def test_zoned(rig, build):
     output = "\n".join(run.lines)
     print(output)
     assert run.status == 0, output
-    assert len(re.findall("^ok ", output, re.MULTILINE)) == 3, output
+    assert len(re.findall("^ok ", output, re.MULTILINE)) == 4, output
     assert "SKIP" not in output, output

@@ -177,6 +177,18 @@ static void test_declined(const void *base)
     check_reset(start(&opts, NULL), vbc_restart_device);
 }
 
+static void restart_declining(Vbc *v)
+{
+    v->opts.decline = true;
+    vbc_restart_device(v);
+}
+
+/* The next driver does not accept the feature, nor does the one after it */
+static void test_declined_later(const void *opts)
+{
+    check_reset(start(opts, NULL), restart_declining);
+}
+
 static void test_stock_driver(const void *opts)
 {
     check_reset(start_stock(opts, CANCEL_ONLY), vbc_restart_device);
@@ -333,6 +345,53 @@ static void test_many(const void *base)
  * One virtqueue is reset, the others do not notice.  Again when nothing hangs,
  * with a drained section before it is enabled.
  */
+/* What a virtqueue's reset has left is before what is sent on any of them */
+static void test_queue_orders(const void *base)
+{
+    VbcOptions opts = *(const VbcOptions *)base;
+    VbcReq lost = {
+        .type = VIRTIO_BLK_T_OUT, .tag = 1, .sector = 64, .len = 4096,
+        .fill = 1, .queue = 1,
+    };
+    VbcReq later[] = {
+        { .type = VIRTIO_BLK_T_OUT, .tag = 2, .sector = 64, .len = 2048,
+          .fill = 2 },
+        { .type = VIRTIO_BLK_T_OUT, .tag = 3, .sector = 68, .len = 2048,
+          .fill = 3, .queue = 1 },
+    };
+    Vbc *v;
+
+    opts.queues = MAX(opts.queues, 2);
+    v = start(&opts, NULL);
+    if (!v) {
+        return;
+    }
+    vbc_hold(v);
+    vbc_send(v, &lost);
+    vbc_sync(v, 1);
+    vbc_watch_begin(v);
+    vbc_reset_queue(v, 1);
+    vbc_ring_setup(v, 1);
+    for (unsigned int i = 0; i < ARRAY_SIZE(later); i++) {
+        vbc_send(v, &later[i]);
+        vbc_sync(v, i);
+    }
+    vbc_watch_end(v);
+    vbc_reuse(v, &lost);
+    for (unsigned int i = 0; i < ARRAY_SIZE(later); i++) {
+        vbc_expect_pending(v, &later[i]);
+    }
+    vbc_release(v);
+    for (unsigned int i = 0; i < ARRAY_SIZE(later); i++) {
+        vbc_expect(v, &later[i], VIRTIO_BLK_S_OK);
+    }
+    vbc_settle(v);
+    vbc_check_reused(v, &lost);
+    vbc_check_disk(v, 64, 2048, 2);
+    vbc_check_disk(v, 68, 2048, 3);
+    vbc_stop(v);
+}
+
 static void test_queue(const void *base)
 {
     VbcOptions opts = *(const VbcOptions *)base;
@@ -682,6 +741,7 @@ void vbc_add_reset_tests(void)
     qtest_add_func("/virtio-blk-cancel/reset/property", test_property);
     vbc_add_test("reset/status", VBC_SETUP_ALL, test_status);
     vbc_add_test("reset/declined", loops, test_declined);
+    vbc_add_test("reset/declined-later", loops, test_declined_later);
     vbc_add_test("reset/stock-driver", VBC_SETUP_ALL, test_stock_driver);
     vbc_add_test("reset/function", loops, test_function);
     vbc_add_test("reset/secondary-bus", loops, test_secondary_bus);
@@ -691,6 +751,7 @@ void vbc_add_reset_tests(void)
     vbc_add_test("reset/merged", VBC_SETUP_ALL, test_merged);
     vbc_add_test("reset/many", loops, test_many);
     vbc_add_test("reset/queue", VBC_SETUP_ALL, test_queue);
+    vbc_add_test("reset/queue-orders", VBC_SETUP_ALL, test_queue_orders);
     vbc_add_test("reset/left", loops, test_left);
     vbc_add_test("reset/left-queue", loops, test_left_queue);
     vbc_add_test("reset/unmapped", VBC_SETUP_ALL, test_unmapped);

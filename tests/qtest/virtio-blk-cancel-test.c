@@ -179,6 +179,7 @@ static void test_hung_split(const void *opts)
         VbcReq cancel = {
             .type = VBC_T_CANCEL, .split = i, .tag = 0x0102030405060708ull + i,
             .framing = i ? VBC_FRAME_PLAIN : VBC_FRAME_BYTES,
+            .reserved = ~0u, .sector = ~0ull,   /* which the device ignores */
         };
 
         target[i] = (VbcReq) {

@@ -16,6 +16,7 @@
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 #include <sys/sysmacros.h>
+#include "qemu/atomic.h"
 #include "qemu/bswap.h"
 #include "virtio-blk-cancel-lib.h"
 
@@ -390,6 +391,45 @@ static void test_hanging_report(const void *setup)
     vbc_stop(v);
 }
 
+static bool is_released;        /* atomic */
+
+static void *release_soon(void *opaque)
+{
+    /* No order rests on this: the longer, the more there is to wait for */
+    g_usleep(50 * 1000);
+    qatomic_set(&is_released, true);
+    release();
+    return NULL;
+}
+
+/* A reset ends only after what moves a write pointer */
+static void test_hanging_reset(const void *setup)
+{
+    Vbc *v = start(setup, "");
+    VbcReq write = {
+        .type = VIRTIO_BLK_T_OUT, .sector = zone(0), .len = LEN, .fill = 1,
+    };
+    VbcReq report = report_req();
+    GThread *releaser;
+    Report rep;
+
+    hold();
+    send_all(v, &write, 1);
+    vbc_sync(v, 0);
+    qatomic_set(&is_released, false);
+    releaser = g_thread_new("releaser", release_soon, NULL);
+    vbc_restart_device(v);
+    g_assert_true(qatomic_read(&is_released));
+    g_thread_join(releaser);
+    qtest_remove_abrt_handler(disk);
+
+    vbc_do(v, &report, VIRTIO_BLK_S_OK);
+    read_report(v, &report, &rep);
+    check_zone(&rep, 0, VIRTIO_BLK_ZS_IOPEN, SECTORS);
+    vbc_check_read(v, zone(0), LEN, 1);
+    vbc_stop(v);
+}
+
 static void test_skip(void)
 {
     g_test_skip("needs a zoned disk; see tests/guest/test_zoned.py");
@@ -410,6 +450,7 @@ int main(int argc, char **argv)
     vbc_add_test("zoned/hanging", VBC_SETUP_PLAIN, test_hanging);
     vbc_add_test("zoned/hanging-report", VBC_SETUP_PLAIN,
                  test_hanging_report);
+    vbc_add_test("zoned/hanging-reset", VBC_SETUP_PLAIN, test_hanging_reset);
     ret = g_test_run();
     remove_disk();
     return ret;
