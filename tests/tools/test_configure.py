@@ -31,6 +31,35 @@ Forwarded: no
  line 11
  line 12
 '''
+# Of a bug of QEMU's own, with a test
+FIX = '''\
+From 0000000000000000000000000000000000000000 Mon Sep 17 00:00:00 2001
+From: Somebody with a name that
+ is long <a@example.org>
+Date: Mon, 30 Nov 2026 12:00:00 +0000
+Subject: [PATCH] block: fix the fifth line
+
+It is wrong.
+
+Cc: qemu-stable@nongnu.org
+---
+ 2 files changed
+
+diff --git a/block/block-backend.c b/block/block-backend.c
+--- a/block/block-backend.c
++++ b/block/block-backend.c
+@@ -4,3 +4,3 @@
+ line 4
+-line 5
++line five
+ line 6
+diff --git a/tests/fix.sh b/tests/fix.sh
+new file mode 100755
+--- /dev/null
++++ b/tests/fix.sh
+@@ -0,0 +1 @@
++the test
+'''
 CONFIGURE = '''\
 #!/bin/sh
 echo "$@" >> arguments
@@ -281,6 +310,128 @@ def test_file_made_in_the_copy_is_noticed(rig):
     rig.put(rig.build / 'src/block/lost.c', 'text\n')
     assert 'lost.c is new: its place is in the repository' in \
         rig.hooks('check', ok=False)
+
+
+@pytest.fixture(name='fixed')
+def fixture_fixed(rig):
+    """A rig whose repository has a fix as well."""
+    rig.fix = rig.put(rig.repo / 'fixes/qemu/fifth.patch', FIX)
+    return rig
+
+
+def test_fixes_lie_below_hooks(fixed):
+    before = contents(fixed.qemu)
+    fixed.configure()
+    text = fixed.edited.read_text()
+    assert 'line five\n' in text and 'new_call' in text
+    assert os.access(fixed.build / 'src/tests/fix.sh', os.X_OK)
+    assert contents(fixed.qemu) == before
+    fixed.hooks('check')
+    assert fixed.configure('--refresh') == ''
+
+
+def test_hook_is_a_change_to_what_a_fix_leaves(fixed):
+    fixed.configure()
+    fixed.edit('line 20\n', 'line 20\n    second_call();\n')
+    fixed.hooks('write')
+    text = fixed.hook.read_text()
+    assert 'second_call' in text and 'five' not in text
+    fixed.hooks('check')
+
+
+def test_edit_of_a_fixed_file_becomes_a_hook(fixed):
+    fixed.hook.unlink()
+    fixed.configure()
+    fixed.edit('line 20\n', 'line 20\n    second_call();\n')
+    assert 'block/block-backend.c' in fixed.hooks('edits')
+    fixed.hooks('write')
+    text = fixed.hook.read_text()
+    assert 'second_call' in text and 'five' not in text
+
+
+def test_changed_and_removed_fixes_are_followed(fixed):
+    fixed.configure()
+    fixed.put(fixed.fix, FIX.replace('line five', 'line V')
+              .replace('fix.sh', 'other.sh'))
+    fixed.configure('--refresh')
+    assert 'line V\n' in fixed.edited.read_text()
+    assert not (fixed.build / 'src/tests/fix.sh').exists()
+    assert (fixed.build / 'src/tests/other.sh').exists()
+    fixed.fix.unlink()
+    fixed.configure('--refresh')
+    assert 'line 5\n' in fixed.edited.read_text()
+    assert 'new_call' in fixed.edited.read_text()
+    assert not (fixed.build / 'src/tests/other.sh').exists()
+    fixed.hooks('check')
+
+
+def test_fix_that_does_not_apply_names_itself(fixed):
+    fixed.edit('line 6\n', 'another 6\n', fixed.qemu / 'block/block-backend.c')
+    assert 'fix fixes/qemu/fifth.patch does not apply to QEMU 10.0.99' in \
+        fixed.configure(ok=False)
+
+
+def test_fix_that_needs_another(fixed):
+    second = FIX.replace('line 6', 'line 7').replace('line 5', 'line 6') \
+        .replace('line 4', 'line five').replace('fix.sh', 'sixth.sh') \
+        .replace('-4,3 +4,3', '-5,3 +5,3').replace('+line five', '+line six')
+    fixed.put(fixed.repo / 'fixes/qemu/sixth.patch', second)
+    fixed.configure()
+    assert 'line five\nline six\n' in fixed.edited.read_text()
+    said = fixed.hooks('check', ok=False)
+    assert 'sixth.patch does not apply' in said and 'without the others' in said
+
+
+def test_another_qemu_has_its_own(fixed):
+    """A fix and a hook beside the first ones take their place there."""
+    fixed.put(fixed.repo / 'fixes/qemu/fifth.10.2.patch',
+              FIX.replace('line five', 'line 10.2'))
+    fixed.put(fixed.repo / 'fixes/qemu/old.10.0.patch',
+              FIX.replace('block/block-backend.c', 'block/other.c')
+              .replace('fix.sh', 'old.sh'))
+    fixed.put(fixed.repo / 'block/block-backend.c.10.2.diff',
+              HOOK.replace('new_call', 'newest_call'))
+    fixed.configure()
+    assert 'line five\n' in fixed.edited.read_text()
+    assert 'new_call' in fixed.edited.read_text()
+    assert 'line five\n' in (fixed.build / 'src/block/other.c').read_text()
+    fixed.put(fixed.qemu / 'VERSION', '10.2.1\n')
+    fixed.configure()
+    assert 'line 10.2\n' in fixed.edited.read_text()
+    assert 'newest_call' in fixed.edited.read_text()
+    assert 'line 5\n' in (fixed.build / 'src/block/other.c').read_text()
+    fixed.hooks('check')
+
+
+def test_hook_of_another_qemu_is_written_beside_the_first(rig):
+    """Where the first will do, none is written."""
+    before = rig.hook.read_text()
+    rig.put(rig.qemu / 'VERSION', '10.2.1\n')
+    rig.put(rig.qemu / 'block/block-backend.c', 'line 0\n' + BACKEND)
+    rig.configure()
+    assert rig.hooks('write') == ''
+    rig.edit('line 20\n', 'line 20\n    second_call();\n')
+    rig.hooks('write')
+    assert rig.hook.read_text() == before
+    text = (rig.repo / 'block/block-backend.c.10.2.diff').read_text()
+    assert text.startswith('Description: call the new file\n')
+    assert 'second_call' in text
+    rig.hooks('check')
+
+
+@pytest.mark.parametrize('old, new, complaint', [
+    ('From: Somebody with a name that\n is long <a@example.org>\n', '',
+     'no "From:"'),
+    ('[PATCH] ', '', 'no "Subject: [PATCH]"'),
+    ('Cc: qemu-stable@nongnu.org\n', '', 'no "Cc: qemu-stable@nongnu.org"'),
+    ('---\n 2 files', 'Signed-off-by: A <a@example.org>\n---\n 2 files',
+     'who sends it adds the Signed-off-by'),
+    ('tests/fix.sh', 'block/fix.sh', 'no test'),
+], ids=['from', 'subject', 'stable', 'signed-off', 'test'])
+def test_malformed_fixes(fixed, old, new, complaint):
+    fixed.put(fixed.fix, FIX.replace(old, new))
+    fixed.configure()
+    assert complaint in fixed.hooks('check', ok=False)
 
 
 @pytest.mark.parametrize('old, new, complaint', [
