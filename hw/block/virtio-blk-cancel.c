@@ -162,20 +162,6 @@ uint8_t virtio_blk_cancel_status(VirtIOBlockReq *req, uint8_t status)
     return VIRTIO_BLK_S_CANCELED;
 }
 
-void virtio_blk_cancel_park(VirtIOBlockReq *req)
-{
-    if (!req->dev->cancel) {
-        return;
-    }
-
-    /*
-     * The request is parsed again from its elements, here or after migration.
-     * Header and status must be where they were.
-     */
-    iov_discard_undo(&req->inhdr_undo);
-    iov_discard_undo(&req->outhdr_undo);
-}
-
 /* Read the tag.  The header may be split over descriptors anywhere. */
 static bool cancel_read_tag(VirtIOBlockReq *req)
 {

@@ -165,13 +165,6 @@ bool virtio_blk_cancel_finish(VirtIOBlockReq *req);
  */
 uint8_t virtio_blk_cancel_status(VirtIOBlockReq *req, uint8_t status);
 
-/*
- * virtio_blk_cancel_park:
- *
- * Make @req, which is about to be parked, look as it came from the virtqueue.
- */
-void virtio_blk_cancel_park(VirtIOBlockReq *req);
-
 /* See virtio_blk_cancel_parse() */
 size_t virtio_blk_cancel_do_parse(VirtIOBlockReq *req);
 
