@@ -1,13 +1,25 @@
 /*
- * Which block nodes are below a BlockBackend with cancelling on
+ * Which block nodes are, or have been, below a BlockBackend with cancelling on
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * A node of a host file submits its requests where they cannot block the
  * event loop if it is below such a BlockBackend, whatever lies in between.
  *
- * Hooks: block.c and block-backend.c (an edge comes or goes), file-posix.c
- * (asks).
+ * Why the graph says so, and no option of the node: what a disk's data is in
+ * changes while it runs.  The overlay of a snapshot, the target of a mirror,
+ * the filter of a job and the medium that is put in come later than the disk,
+ * and each of them would need the option, from whoever runs the command; one
+ * that is forgotten blocks the event loop a year later.  A flag of the request
+ * does not reach the file, because formats make requests of their own.  All
+ * these nodes get an edge from above, so one hook where an edge comes sees
+ * them all.
+ *
+ * The mark stays for as long as the node lives.  So whatever is left to do when
+ * the disk has gone, such as closing the file, knows of it; nothing needs to be
+ * counted; and what another user of the node pays is some CPU time.
+ *
+ * Hooks: block.c and block-backend.c (an edge comes), file-posix.c (asks).
  */
 
 #ifndef BLOCK_BLK_CANCEL_GRAPH_H
@@ -19,17 +31,17 @@
 /*
  * blk_cancel_is_above:
  *
- * Whether a BlockBackend with cancelling on is above @bs.
+ * Whether a BlockBackend with cancelling on is, or has been, above @bs.
  *
- * Context: any thread.  The answer may change unless @bs has a request in
- * flight that came from that BlockBackend.
+ * Context: any thread.  Of a request that came from such a BlockBackend the
+ * answer is true throughout.
  */
 static inline bool blk_cancel_is_above(const BlockDriverState *bs)
 {
-    return qatomic_read(&bs->cancelling_parents);
+    return qatomic_read(&bs->below_cancel);
 }
 
-void GRAPH_RDLOCK blk_cancel_graph_change(BlockDriverState *bs, int delta);
+void GRAPH_RDLOCK blk_cancel_graph_mark(BlockDriverState *bs);
 
 /*
  * blk_cancel_graph_link:
@@ -43,20 +55,7 @@ static inline void GRAPH_RDLOCK
 blk_cancel_graph_link(BdrvChild *child, bool cancelling)
 {
     if (unlikely(cancelling)) {
-        blk_cancel_graph_change(child->bs, 1);
-    }
-}
-
-/*
- * blk_cancel_graph_unlink:
- *
- * The opposite, with the same @cancelling; @child->bs is still there.
- */
-static inline void GRAPH_RDLOCK
-blk_cancel_graph_unlink(BdrvChild *child, bool cancelling)
-{
-    if (unlikely(cancelling)) {
-        blk_cancel_graph_change(child->bs, -1);
+        blk_cancel_graph_mark(child->bs);
     }
 }
 
