@@ -13,12 +13,35 @@
  * thread_pool_overdue_enable:
  *
  * For as long as it is on, the pools of all AioContexts make up for threads
- * that have been working on a request for a quarter of a second or more.  Calls
- * nest: each "on" needs its "off".  A pool that made up for some goes back to
- * its size as they return, also after the last "off".
+ * that have been working on a request for a quarter of a second or more, and
+ * none of them ends QEMU if the host allows no further thread.  Calls nest:
+ * each "on" needs its "off".  A pool that made up for some goes back to its
+ * size as they return, also after the last "off".
  *
  * Context: any thread.
  */
 void thread_pool_overdue_enable(bool enable);
+
+/*
+ * thread_pool_host_room:
+ *
+ * How many threads the control groups of this process still allow; UINT_MAX if
+ * they set no limit, or on a host without any.
+ *
+ * Context: any thread.  Reads files.
+ */
+unsigned int thread_pool_host_room(void);
+
+/*
+ * thread_pool_host_share:
+ *
+ * A third of what thread_pool_host_room() was when cancelling was first
+ * switched on.  All thread pools together take so many, and the kernel's
+ * threads for all event loops' io_uring.  The rest is for threads that QEMU
+ * cannot do without.
+ *
+ * Context: any thread.
+ */
+unsigned int thread_pool_host_share(void);
 
 #endif /* BLOCK_THREAD_POOL_OVERDUE_H */

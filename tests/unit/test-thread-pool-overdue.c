@@ -5,6 +5,7 @@
  */
 
 #include "qemu/osdep.h"
+#include <dlfcn.h>
 #include "qemu/lockable.h"
 #include "qemu/main-loop.h"
 #include "qemu/thread.h"
@@ -28,6 +29,27 @@ static bool gate_open;              /* under gate_lock */
 static int nr_stuck;                /* under gate_lock */
 
 static int nr_done;                 /* atomic */
+
+/* Threads that the host allows, as long as it is not negative; atomic */
+static int allowed = -1;
+static int nr_refused;              /* atomic */
+
+/* In place of GLib's */
+GThread *g_thread_try_new(const gchar *name, GThreadFunc func, gpointer data,
+                          GError **error)
+{
+    GThread *(*real)(const gchar *, GThreadFunc, gpointer, GError **) =
+        dlsym(RTLD_NEXT, "g_thread_try_new");
+
+    if (qatomic_read(&allowed) == 0) {
+        qatomic_inc(&nr_refused);
+        return NULL;
+    }
+    if (qatomic_read(&allowed) > 0) {
+        qatomic_dec(&allowed);
+    }
+    return real(name, func, data, error);
+}
 
 static int hang(void *opaque)
 {
@@ -202,6 +224,50 @@ static void test_end(void)
     thread_pool_overdue_enable(false);
 }
 
+static void submit_quick(void *opaque)
+{
+    for (int i = 0; i < STUCK; i++) {
+        thread_pool_submit_aio(quick, NULL, done, NULL);
+    }
+    qatomic_set((bool *)opaque, true);
+}
+
+/* The host allows no thread at all, then one, then as many as one likes. */
+static void test_limit(void)
+{
+    IOThread *iothread = iothread_new();
+    AioContext *ctx = iothread_get_aio_context(iothread);
+    int threads = nr_threads();
+    bool submitted = false;
+
+    thread_pool_overdue_enable(true);
+    nr_done = 0;
+    nr_refused = 0;
+    qatomic_set(&allowed, 0);
+    aio_bh_schedule_oneshot(ctx, submit_quick, &submitted);
+    /* It tries again. */
+    main_loop_wait_for(qatomic_read(&submitted) &&
+                       qatomic_read(&nr_refused) > 2);
+    g_assert_cmpint(qatomic_read(&nr_done), ==, 0);
+
+    qatomic_set(&allowed, 1);
+    main_loop_wait_for(qatomic_read(&nr_done) == STUCK);
+    if (threads) {
+        g_assert_cmpint(nr_threads(), <=, threads + 1);
+    }
+
+    qatomic_set(&allowed, -1);
+    set_gate(false);
+    submitted = false;
+    aio_bh_schedule_oneshot(ctx, submit_in_thread, &submitted);
+    main_loop_wait_for(qatomic_read(&submitted) && stuck() == STUCK);
+    set_gate(true);
+    main_loop_wait_for(qatomic_read(&nr_done) == 2 * STUCK);
+    iothread_join(iothread);
+    main_loop_wait_for(nr_threads() < threads);
+    thread_pool_overdue_enable(false);
+}
+
 int main(int argc, char **argv)
 {
     qemu_init_main_loop(&error_abort);
@@ -214,5 +280,6 @@ int main(int argc, char **argv)
     g_test_add_func("/thread-pool-overdue/goes-on", test_goes_on);
     g_test_add_func("/thread-pool-overdue/off", test_off);
     g_test_add_func("/thread-pool-overdue/end", test_end);
+    g_test_add_func("/thread-pool-overdue/limit", test_limit);
     return g_test_run();
 }
