@@ -34,3 +34,20 @@ void blk_cancel_graph_switch(BlockDriverState *bs, bool on)
         blk_cancel_graph_mark(bs);
     }
 }
+
+int coroutine_fn blk_cancel_co_ask(BlockDriverState *bs, int64_t patience_ns)
+{
+    BdrvChild *child;
+    int ret = 0;
+
+    if (bs->drv && bs->drv->bdrv_co_answers) {
+        ret = bs->drv->bdrv_co_answers(bs, patience_ns);
+    }
+    QLIST_FOREACH(child, &bs->children, next) {
+        if (ret < 0) {
+            break;
+        }
+        ret = blk_cancel_co_ask(child->bs, patience_ns);
+    }
+    return ret;
+}

@@ -69,4 +69,21 @@ blk_cancel_graph_link(BdrvChild *child, bool cancelling)
  */
 void blk_cancel_graph_switch(BlockDriverState *bs, bool on);
 
+/*
+ * blk_cancel_co_ask:
+ * @patience_ns: for each node
+ *
+ * Ask all that is below @bs, and @bs, something small, so that storage that
+ * hangs while nobody uses it is found out.  Threads of their own do it; the
+ * caller sleeps.
+ *
+ * Returns: 0, or -ETIMEDOUT if the storage of a node has not answered.  What
+ * cannot be asked - all but host files, and those if the host allows no further
+ * thread - counts as having answered.
+ *
+ * Context: a coroutine in the main loop, BQL held.
+ */
+int coroutine_fn GRAPH_RDLOCK blk_cancel_co_ask(BlockDriverState *bs,
+                                                int64_t patience_ns);
+
 #endif /* BLOCK_BLK_CANCEL_GRAPH_H */

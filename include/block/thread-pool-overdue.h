@@ -22,6 +22,9 @@
  */
 void thread_pool_overdue_enable(bool enable);
 
+/* thread_pool_overdue_is_on: Whether it is.  Context: any thread. */
+bool thread_pool_overdue_is_on(void);
+
 /*
  * thread_pool_host_room:
  *

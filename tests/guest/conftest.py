@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 # pylint: disable=wrong-import-position
 from harness.build import from_environment
 from harness.rig import Rig
-from harness.servers import why_no_fuse
+from harness.servers import why_no_fuse, why_no_loop
 
 
 # Who stops us this way (meson, after a time-out) wants no processes left over.
@@ -63,5 +63,13 @@ def rig(request, build):
 def need_fuse():
     """Skip where there is no FUSE, and say so."""
     reason = why_no_fuse()
+    if reason:
+        pytest.skip(reason)
+
+
+@pytest.fixture
+def need_loop():
+    """Skip where there are no loop devices, and say so."""
+    reason = why_no_loop()
     if reason:
         pytest.skip(reason)

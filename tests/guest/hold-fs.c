@@ -9,6 +9,7 @@
  * takes one-line commands and answers each with one line:
  *
  *   hold      hold reads, writes and fsyncs from now on     -> ok
+ *   hold-all  hold everything else as well                  -> ok
  *   release   let go of everything that is held             -> ok
  *   held      how many requests are held just now           -> NUMBER
  *
@@ -49,6 +50,7 @@ static int listener = -1;           /* set once, before the threads start */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t released = PTHREAD_COND_INITIALIZER;
 static bool holding;                /* under lock */
+static bool holding_all;            /* under lock; then @holding, too */
 static unsigned held;               /* under lock */
 
 /* Called at the start of each request; returns when it may be served. */
@@ -63,6 +65,16 @@ static void gate(void)
     pthread_mutex_unlock(&lock);
 }
 
+/* The same for what is held only when nothing at all is to be served. */
+static void gate_all(void)
+{
+    pthread_mutex_lock(&lock);
+    while (holding_all) {
+        pthread_cond_wait(&released, &lock);
+    }
+    pthread_mutex_unlock(&lock);
+}
+
 static void *hold_init(struct fuse_conn_info *conn, struct fuse_config *cfg)
 {
     conn->max_background = MAX_BACKGROUND;
@@ -74,6 +86,7 @@ static void *hold_init(struct fuse_conn_info *conn, struct fuse_config *cfg)
 static int hold_getattr(const char *path, struct stat *st,
                         struct fuse_file_info *fi)
 {
+    gate_all();
     if (!strcmp(path, "/")) {
         *st = (struct stat) { .st_mode = S_IFDIR | 0700, .st_nlink = 2 };
     } else if (strcmp(path, disk_path)) {
@@ -98,12 +111,54 @@ static int hold_readdir(const char *path, void *buf, fuse_fill_dir_t fill,
 
 static int hold_open(const char *path, struct fuse_file_info *fi)
 {
+    char own[32];
+    int fd;
+
+    gate_all();
     if (strcmp(path, disk_path)) {
         return -ENOENT;
     }
+    /* One for each open, because that is what locks belong to. */
+    snprintf(own, sizeof(own), "/proc/self/fd/%d", backing);
+    fd = open(own, O_RDWR | O_CLOEXEC);
+    if (fd < 0) {
+        return -errno;
+    }
+    fi->fh = fd;
     /* No page cache in between: each request of the client's arrives here. */
     fi->direct_io = 1;
     return 0;
+}
+
+static int hold_flush(const char *path, struct fuse_file_info *fi)
+{
+    gate_all();
+    return 0;
+}
+
+static int hold_release(const char *path, struct fuse_file_info *fi)
+{
+    close(fi->fh);
+    return 0;
+}
+
+static int hold_lock(const char *path, struct fuse_file_info *fi, int command,
+                     struct flock *fl)
+{
+    gate_all();
+    switch (command) {
+    case F_GETLK:
+        command = F_OFD_GETLK;
+        break;
+    case F_SETLK:
+        command = F_OFD_SETLK;
+        break;
+    default:
+        command = F_OFD_SETLKW;
+        break;
+    }
+    fl->l_pid = 0;
+    return fcntl(fi->fh, command, fl) < 0 ? -errno : 0;
 }
 
 static int hold_read(const char *path, char *buf, size_t size, off_t offset,
@@ -138,6 +193,9 @@ static const struct fuse_operations operations = {
     .getattr = hold_getattr,
     .readdir = hold_readdir,
     .open = hold_open,
+    .flush = hold_flush,
+    .release = hold_release,
+    .lock = hold_lock,
     .read = hold_read,
     .write = hold_write,
     .fsync = hold_fsync,
@@ -149,8 +207,11 @@ static void execute(const char *command, FILE *reply)
     if (!strcmp(command, "hold\n")) {
         holding = true;
         fprintf(reply, "ok\n");
+    } else if (!strcmp(command, "hold-all\n")) {
+        holding = holding_all = true;
+        fprintf(reply, "ok\n");
     } else if (!strcmp(command, "release\n")) {
-        holding = false;
+        holding = holding_all = false;
         pthread_cond_broadcast(&released);
         fprintf(reply, "ok\n");
     } else if (!strcmp(command, "held\n")) {

@@ -295,7 +295,8 @@ static bool open_file(FileRig *rig)
         return skip_file(rig, "no loop device to be had");
     }
 
-    qdict_put_str(options, "driver", rig->test->device ? "host_device" : "file");
+    qdict_put_str(options, "driver",
+                  rig->test->device ? "host_device" : "file");
     qdict_put_str(options, "aio", rig->test->aio);
     qdict_put_str(options, "cache.direct", "on");
     rig->bs = bdrv_open(rig->loop ?: rig->filename, NULL, options, BDRV_O_RDWR,

@@ -1,5 +1,5 @@
 /*
- * Which nodes know that a BlockBackend with cancelling on is, or was, above them
+ * Which nodes know that a BlockBackend with cancelling on is or was above them
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from .guest import Guest, Heartbeat
-from .servers import HoldFs, Nbdkit
+from .servers import HoldFs, HoldLoop, Nbdkit
 
 # What tests look for, and what is in the trace log of one that failed.
 TRACES = ("virtio_set_status", "runstate_set", "qemu_system_shutdown_request",
@@ -49,6 +49,14 @@ class Rig:
                         self._subdirectory("fuse"), self.logs / "hold-fs.log")
         self._servers.append(server)
         return server
+
+    def hold_loop(self, filesystem=False):
+        """A loop device on such a file, or a file on ext4 on that; and what
+        holds it."""
+        held = self.hold_fs()
+        server = HoldLoop(held, self.directory, filesystem)
+        self._servers.append(server)
+        return held, server
 
     def launch(self, *disks):
         """Start a guest; it is not up yet."""

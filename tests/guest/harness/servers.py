@@ -157,6 +157,10 @@ class HoldFs:
         """Hold every request that arrives from now on."""
         assert self._tell("hold") == "ok"
 
+    def pause_all(self):
+        """The same, with all that concerns the file itself."""
+        assert self._tell("hold-all") == "ok"
+
     def resume(self):
         """Serve what is held, and hold nothing more."""
         assert self._tell("release") == "ok"
@@ -178,6 +182,67 @@ class HoldFs:
         if os.path.ismount(self._mount):
             subprocess.run(["fusermount3", "-u", "-z", self._mount],
                            check=False)
+
+
+class HoldLoop:
+    """A loop device on a file of HoldFs, or a file on ext4 on that device.
+
+    A loop device takes 128 requests at once; who submits more is blocked in
+    the middle of it, unless told not to be.
+    """
+
+    def __init__(self, held, directory, filesystem):
+        self._held = held
+        self._mount = directory / "ext4" if filesystem else None
+        self._device = _run("losetup", "--find", "--show", "--direct-io=on",
+                            held.path)
+        try:
+            if filesystem:
+                _run("mkfs.ext4", "-q", self._device)
+                self._mount.mkdir()
+                _run("mount", self._device, self._mount)
+                self.image = make_image(self._mount / "disk", SIZE // 2)
+            else:
+                self.image = held.image
+        except BaseException:
+            self.close()
+            raise
+
+    def blockdev(self, aio):
+        """QEMU's block node for it."""
+        return {"driver": "file" if self._mount else "host_device",
+                "filename": str(self.image if self._mount else self._device),
+                "aio": aio, "cache": {"direct": True}}
+
+    def sync(self):
+        """What the host has cached is in the image."""
+        _run("sync")
+
+    def release(self):
+        """There is nothing to release but what is below."""
+
+    def close(self):
+        """Unmount, and end the device."""
+        if self._mount and os.path.ismount(self._mount):
+            _run("umount", self._mount)
+        _run("losetup", "--detach", self._device)
+
+
+def _run(*command):
+    """The output of a command that works."""
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE,
+                          encoding="utf-8").stdout.strip()
+
+
+def why_no_loop():
+    """Why HoldLoop cannot work here, or None if it can."""
+    if os.geteuid():
+        return "loop devices and mounts need root"
+    if not os.access("/dev/loop-control", os.R_OK | os.W_OK):
+        return "/dev/loop-control is missing or not accessible"
+    if not shutil.which("losetup") or not shutil.which("mkfs.ext4"):
+        return "losetup or mkfs.ext4 is missing"
+    return why_no_fuse()
 
 
 def why_no_fuse():
