@@ -29,6 +29,7 @@ class Rig:
         self.directory = Path(
             tempfile.mkdtemp(prefix="virtio-blk-cancel-", dir="/tmp"))
         self.guest = None
+        self.guest_class = Guest
         self._servers = []
 
     def _subdirectory(self, name):
@@ -60,8 +61,8 @@ class Rig:
 
     def launch(self, *disks):
         """Start a guest; it is not up yet."""
-        self.guest = Guest(self.build, disks, self.directory, self.logs,
-                           TRACES)
+        self.guest = self.guest_class(self.build, disks, self.directory,
+                                      self.logs, TRACES)
         return self.guest
 
     def boot(self, *disks, stock_driver=False, **parameters):
