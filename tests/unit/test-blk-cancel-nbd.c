@@ -61,7 +61,11 @@ static void begin(Rig *rig, bool cancel)
     rig->blk = blk_new_with_bs(rig->bs, BLK_PERM_ALL, BLK_PERM_ALL,
                                &error_abort);
     if (cancel) {
-        blk_set_cancel(rig->blk, &BLK_CANCEL_OPTIONS(16 * MiB), &error_abort);
+        const BlkCancelOptions opts = {
+            .budget = 16 * MiB, .damper = 1, .region = BLOCK,
+        };
+
+        blk_set_cancel(rig->blk, &opts, &error_abort);
     }
 }
 
