@@ -72,5 +72,4 @@ debug_kernel_get() {
     kernel_source=$dir/source
     kernel_build=$dir/source
     kernel_root=$dir/root
-    kernel_patches=$here/linux
 }

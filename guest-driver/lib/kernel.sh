@@ -9,8 +9,9 @@
 #   . guest-driver/lib/kernel.sh
 #   kernel_get SERIES   SERIES is 6.12 or the newest that Debian has, 7.3; sets
 #                       kernel_series, kernel_release, kernel_source,
-#                       kernel_root (the image) and kernel_patches (a folder);
-#                       for 7.3 kernel_places, the headers, for root_enter
+#                       kernel_root (the image) and kernel_patches (what goes
+#                       onto the driver, in order); for 7.3 kernel_places, the
+#                       headers, for root_enter
 #   kernel_module DIR   builds DIR/drivers/block/virtio_blk.c there
 #   kernel_make DIR     builds whatever modules DIR/Kbuild names
 
@@ -29,6 +30,9 @@ kernel_files=(
     scripts/spelling.txt
     scripts/const_structs.checkpatch
 )
+
+# What goes onto the driver of any of these kernels
+kernel_patches=("$here"/fixes/000[1-9]*.patch "$here"/cancel/000[1-9]*.patch)
 
 say() {
     echo "guest-driver: $*"
@@ -144,14 +148,12 @@ kernel_get() {
     kernel_source=$dir/source
     kernel_root=$dir/root
     if kernel_is_foreign; then
-        kernel_patches=$here/linux-$kernel_series
         kbuild=usr/lib/linux-kbuild-${kernel_release%-cloud-amd64}
         kernel_places=("$kernel_root/usr/src:usr/src"
                        "$kernel_root/$kbuild:$kbuild")
         root_get
         return
     fi
-    kernel_patches=$here/linux
     kernel_build=$kernel_root/usr/src/linux-headers-$kernel_release
     # The package includes from /usr/src, where these headers are not
     makefile="include $kernel_root/usr/src/linux-headers-${kernel_release%-cloud-amd64}-common/Makefile"

@@ -17,20 +17,20 @@
  *                  lie     S_OK, and the target is kept
  *                  unsupp  S_UNSUPP
  *                  odd     a status that does not exist
+ *   slow         milliseconds that flushes, discards and write zeroes take
  *   mute         used buffers are not announced
+ *   deaf         as many notifications get lost
  *   status       added to the device status that the driver reads: 64 is
  *                NEEDS_RESET, 255 a device that is gone for good, whatever is
  *                written here later; a reset takes 64 away. While it is 255 the
  *                configuration reads as 0xff as well
  *   config       writing to it announces a change of the configuration
- *   needy        as many times the device needs another reset right after one
- *   fail_find    as many times the virtqueues cannot be set up
- *   fail_ok      as many times FEATURES_OK does not stick
+ *   suspend      writing to it suspends the driver and resumes it
  *   bad_used     the next buffer is used under a wrong name
  *   sectors      the capacity
  *
  * What it has seen, for reading: cancels, resets, held, busy (requests with the
- * device), wce, queues.
+ * device), largest (discard or write zeroes, in sectors), wce, queues.
  *
  * With zoned=1, which is set once, the disk has zones of 4 MiB. The first is
  * conventional, the others are written in order, and never reset.
@@ -53,6 +53,7 @@
 #define NAME		"fake"
 #define ZONE_SECTORS	8192
 #define MAX_ZONES	16
+#define MAX_CLEAR	4194303		/* sectors, as QEMU has it */
 
 /* As on the wire; spelled out, so that the module builds with any header */
 #define F_CANCEL	50
@@ -76,6 +77,8 @@ struct buffer {
 struct fake_req {
 	struct list_head node;		/* in fake_vq.held */
 	u16 head;
+	bool slow;			/* takes until it is due, hold or not */
+	unsigned long due;		/* in jiffies */
 	struct header hdr;
 	u8 *status;
 	unsigned int num_bufs;
@@ -95,6 +98,7 @@ static struct {
 	struct virtio_blk_config config;
 	struct workqueue_struct *wq;	/* one worker is the device */
 	struct work_struct work;
+	struct delayed_work later;	/* kicks it when something slow is due */
 
 	/* What follows is under the lock */
 	struct mutex lock;
@@ -117,16 +121,16 @@ module_param(zoned, bool, 0444);
 
 static bool mute;
 module_param(mute, bool, 0644);
-static uint needy, fail_find, fail_ok, bad_used;
-module_param(needy, uint, 0644);
-module_param(fail_find, uint, 0644);
-module_param(fail_ok, uint, 0644);
+static uint slow, deaf, bad_used;
+module_param(slow, uint, 0644);
+module_param(deaf, uint, 0644);
 module_param(bad_used, uint, 0644);
-static uint cancels, resets, held, busy;
+static uint cancels, resets, held, busy, largest;
 module_param(cancels, uint, 0444);
 module_param(resets, uint, 0444);
 module_param(held, uint, 0444);
 module_param(busy, uint, 0444);
+module_param(largest, uint, 0444);
 
 static const char * const cancel_names[] = {
 	"obey", "refuse", "race", "ignore", "lie", "unsupp", "odd"
@@ -223,6 +227,15 @@ static int config_set(const char *val, const struct kernel_param *kp)
 
 static const struct kernel_param_ops config_ops = { .set = config_set };
 module_param_cb(config, &config_ops, NULL, 0200);
+
+static int suspend_set(const char *val, const struct kernel_param *kp)
+{
+	return virtio_device_freeze(&fake.vdev) ?:
+	       virtio_device_restore(&fake.vdev);
+}
+
+static const struct kernel_param_ops suspend_ops = { .set = suspend_set };
+module_param_cb(suspend, &suspend_ops, NULL, 0200);
 
 static int sectors_set(const char *val, const struct kernel_param *kp)
 {
@@ -372,6 +385,30 @@ static u8 move_wp(struct fake_req *req)
 	return VIRTIO_BLK_S_OK;
 }
 
+/* Discard or write zeroes, which both leave zeroes. */
+static u8 clear(struct fake_req *req)
+{
+	struct virtio_blk_discard_write_zeroes *range = req->bufs[0].data;
+	unsigned int i, n = req->bufs[0].len / sizeof(*range);
+
+	for (i = 0; i < n; i++) {
+		u64 sector = le64_to_cpu(range[i].sector);
+		u32 num = le32_to_cpu(range[i].num_sectors);
+
+		if (sector + num > disk_sectors)
+			return VIRTIO_BLK_S_IOERR;
+		largest = max(largest, num);
+		memset(fake.disk + sector * 512, 0, (size_t)num * 512);
+	}
+	return VIRTIO_BLK_S_OK;
+}
+
+static bool takes_long(u32 type)
+{
+	return type == VIRTIO_BLK_T_FLUSH || type == VIRTIO_BLK_T_DISCARD ||
+	       type == VIRTIO_BLK_T_WRITE_ZEROES;
+}
+
 static u8 execute(struct fake_req *req)
 {
 	u32 type = le32_to_cpu(req->hdr.type);
@@ -384,6 +421,8 @@ static u8 execute(struct fake_req *req)
 		strscpy_pad(req->bufs[0].data, NAME, req->bufs[0].len);
 		return VIRTIO_BLK_S_OK;
 	}
+	if (type == VIRTIO_BLK_T_DISCARD || type == VIRTIO_BLK_T_WRITE_ZEROES)
+		return clear(req);
 	if (type == VIRTIO_BLK_T_ZONE_REPORT && zoned)
 		return report_zones(req);
 	if (type > VIRTIO_BLK_T_OUT)
@@ -444,6 +483,14 @@ static void serve(struct fake_vq *vq)
 
 		if (type == T_CANCEL) {
 			do_cancel(vq, req);
+		} else if (slow && takes_long(type)) {
+			req->slow = true;
+			req->due = jiffies + msecs_to_jiffies(slow);
+			list_add_tail(&req->node, &vq->held);
+			held++;
+			schedule_delayed_work(&fake.later,
+					      msecs_to_jiffies(slow) + 1);
+			continue;
 		} else if (hold && type <= VIRTIO_BLK_T_FLUSH) {
 			list_add_tail(&req->node, &vq->held);
 			held++;
@@ -453,17 +500,22 @@ static void serve(struct fake_vq *vq)
 		}
 		used = true;
 	}
-	if (!hold) {
-		list_for_each_entry_safe(req, next, &vq->held, node) {
-			list_del(&req->node);
-			if (le32_to_cpu(req->hdr.type) == T_CANCEL) {
-				use(vq, req, VIRTIO_BLK_S_OK);
-			} else {
-				held--;
-				use(vq, req, execute(req));
-			}
-			used = true;
+	list_for_each_entry_safe(req, next, &vq->held, node) {
+		if (req->slow && time_before(jiffies, req->due)) {
+			schedule_delayed_work(&fake.later,
+					      req->due - jiffies + 1);
+			continue;
 		}
+		if (hold && !req->slow)
+			continue;
+		list_del(&req->node);
+		if (le32_to_cpu(req->hdr.type) == T_CANCEL) {
+			use(vq, req, VIRTIO_BLK_S_OK);
+		} else {
+			held--;
+			use(vq, req, execute(req));
+		}
+		used = true;
 	}
 	if (used)
 		announce(vq);
@@ -481,6 +533,11 @@ static void work_fn(struct work_struct *work)
 		if (fake.vqs[i].vq)
 			serve(&fake.vqs[i]);
 	}
+}
+
+static void later_fn(struct work_struct *work)
+{
+	kick();
 }
 
 /* --- The transport ----------------------------------------------------------- */
@@ -508,22 +565,11 @@ static u8 fake_get_status(struct virtio_device *vdev)
 
 static void fake_set_status(struct virtio_device *vdev, u8 status)
 {
-	if (status & VIRTIO_CONFIG_S_FEATURES_OK &&
-	    !(fake.status & VIRTIO_CONFIG_S_FEATURES_OK) && fail_ok) {
-		fail_ok--;
-		status &= ~VIRTIO_CONFIG_S_FEATURES_OK;
-	}
 	scoped_guard(mutex, &fake.lock)
 		fake.status = status & ~wrong_status;
 
-	if (status & VIRTIO_CONFIG_S_DRIVER_OK) {
-		if (needy) {
-			needy--;
-			wrong_status = VIRTIO_CONFIG_S_NEEDS_RESET;
-			virtio_config_changed(vdev);
-		}
+	if (status & VIRTIO_CONFIG_S_DRIVER_OK)
 		kick();
-	}
 }
 
 static void fake_reset(struct virtio_device *vdev)
@@ -538,7 +584,10 @@ static void fake_reset(struct virtio_device *vdev)
 
 static bool fake_notify(struct virtqueue *vq)
 {
-	kick();
+	if (deaf)
+		deaf--;
+	else
+		kick();
 	return true;
 }
 
@@ -561,10 +610,6 @@ static int fake_find_vqs(struct virtio_device *vdev, unsigned int nvqs,
 {
 	unsigned int i;
 
-	if (fail_find) {
-		fail_find--;
-		return -ENOENT;
-	}
 	for (i = 0; i < nvqs; i++) {
 		struct virtqueue *vq;
 
@@ -598,6 +643,8 @@ static u64 fake_get_features(struct virtio_device *vdev)
 	return BIT_ULL(VIRTIO_F_VERSION_1) | BIT_ULL(VIRTIO_BLK_F_SEG_MAX) |
 	       BIT_ULL(VIRTIO_BLK_F_FLUSH) | BIT_ULL(VIRTIO_BLK_F_MQ) |
 	       BIT_ULL(VIRTIO_BLK_F_CONFIG_WCE) |
+	       BIT_ULL(VIRTIO_BLK_F_DISCARD) |
+	       BIT_ULL(VIRTIO_BLK_F_WRITE_ZEROES) |
 	       (zoned ? BIT_ULL(VIRTIO_BLK_F_ZONED) : 0) |
 	       (features_off & 1 ? 0 : BIT_ULL(F_CANCEL)) |
 	       (features_off & 2 ? 0 : BIT_ULL(VIRTIO_RING_F_INDIRECT_DESC));
@@ -645,11 +692,19 @@ static int __init fake_init(void)
 
 	mutex_init(&fake.lock);
 	INIT_WORK(&fake.work, work_fn);
+	INIT_DELAYED_WORK(&fake.later, later_fn);
 	fake.config.capacity = cpu_to_virtio64(&fake.vdev, disk_sectors);
 	fake.config.seg_max = cpu_to_virtio32(&fake.vdev, MAX_SEGS);
 	fake.config.num_queues =
 		cpu_to_virtio16(&fake.vdev, clamp(queues, 1, MAX_QUEUES));
 	fake.config.wce = 1;
+	fake.config.max_discard_sectors =
+		cpu_to_virtio32(&fake.vdev, MAX_CLEAR);
+	fake.config.max_discard_seg = cpu_to_virtio32(&fake.vdev, 1);
+	fake.config.discard_sector_alignment = cpu_to_virtio32(&fake.vdev, 1);
+	fake.config.max_write_zeroes_sectors =
+		cpu_to_virtio32(&fake.vdev, MAX_CLEAR);
+	fake.config.max_write_zeroes_seg = cpu_to_virtio32(&fake.vdev, 1);
 	init_zones();
 
 	fake.disk = vzalloc(disk_sectors * 512);
@@ -687,6 +742,7 @@ static void __exit fake_exit(void)
 {
 	unregister_virtio_device(&fake.vdev);
 	root_device_unregister(fake.parent);
+	cancel_delayed_work_sync(&fake.later);
 	destroy_workqueue(fake.wq);
 	vfree(fake.disk);
 }

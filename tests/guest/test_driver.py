@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Each rung of the driver's ladder by itself, on a device that misbehaves.
+"""What the driver does about a request whose time is up, and what it leaves
+alone, on a device that misbehaves.
 
 The device is fake-blk.c, a module in the guest; one guest serves all tests.
 """
@@ -10,20 +11,22 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from checks import assert_fine, assert_timed_out
-from harness.fake import FakeDisk
+from harness.fake import PARAMETERS, FakeDisk
+from harness.guest import GuestGone
 from harness.process import Timeout, wait_until
 from harness.rig import Rig
 
-# Seconds; the block layer adds up to 1.2.
+# Seconds; the block layer adds up to 1.2, and the driver one more before it
+# gives a request up.
 IO_TIMEOUT = 1
-# So long that it plays no part.
-LONG = 600
+FOR_EVER = {"max_timeouts": 0}
 
 NO_CANCEL = 1       # fake-blk's features_off
 NO_INDIRECT = 2
-ZONE = 4 << 20      # the length of its zones
 
 MANY = 64
+LARGE = 128 << 20
+NO_ANSWER = "no answer for"
 
 
 @pytest.fixture(scope="module")
@@ -51,20 +54,28 @@ def fake(guest, driver=None, **device):
         yield disk
     except BaseException:
         # So that the next test has its chance
-        with suppress(Timeout, RuntimeError):
-            disk.set(hold="N", cancel="obey", mute="N", needy=0, status=0)
+        with suppress(Timeout, RuntimeError, GuestGone):
+            disk.set(hold="N", cancel="obey", mute="N", status=0, slow=0)
             disk.remove()
         raise
     disk.remove()
 
 
-@contextmanager
-def resets(disk, count):
-    """Within this the device is reset so often."""
-    before = disk.get("resets")
-    yield
-    disk.wait("resets", before + count)
-    assert disk.get("resets") == before + count
+class Messages:
+    """What the driver says from now on."""
+
+    def __init__(self, guest):
+        self._guest = guest
+        self._before = len(guest.kernel_log())
+
+    def count(self, what):
+        """In how many lines it has said this."""
+        return sum(what in line
+                   for line in self._guest.kernel_log()[self._before:])
+
+    def wait(self, what, timeout=60):
+        """Wait until it has said this."""
+        wait_until(lambda: self.count(what), f"'{what}'", timeout)
 
 
 def assert_works(disk, seed=9):
@@ -73,25 +84,23 @@ def assert_works(disk, seed=9):
     assert_fine(disk.io("read", count=8).results(), seed=seed)
     assert_fine(disk.io("fsync").results())
     wait_until(lambda: not disk.get("busy"), "all requests to be back")
+    assert disk.get("resets") == disk.resets, "the driver has reset the device"
 
 
-def assert_dead(disk, io=None):
-    """The disk answers everything with an error, at once."""
-    if io:
-        for result in io.results():
-            assert result.errno in (errno.EIO, errno.ETIMEDOUT), result
-    wait_until(lambda: disk.sysfs("size") == "0", "the disk to be given up")
+def assert_waits(io, guest, seconds):
+    """No request comes back for so long, in the guest's time."""
+    guest.run(f"sleep {seconds}")
+    assert not io.returned()
 
 
-def new_sizes(guest):
-    """How often a disk has got another size so far."""
-    return sum("new size" in line for line in guest.kernel_log())
-
-
-def test_lost_interrupt(guest):
+@pytest.mark.parametrize("lost", [{"mute": "Y"}, {"deaf": 1}],
+                         ids=["interrupt", "notification"])
+@pytest.mark.parametrize("features_off", [0, NO_CANCEL],
+                         ids=["cancel", "no-cancel"])
+def test_lost(guest, lost, features_off):
     """What nobody announced is found, and is no error."""
-    with fake(guest) as disk, resets(disk, 0):
-        disk.set(mute="Y")
+    with fake(guest, features_off=features_off) as disk:
+        disk.set(**lost)
         result = disk.io("write", seed=3).result()
         assert_fine([result])
         assert result.seconds > IO_TIMEOUT * 0.9
@@ -100,12 +109,15 @@ def test_lost_interrupt(guest):
         assert_works(disk)
 
 
-@pytest.mark.parametrize("device", [{}, {"features_off": NO_INDIRECT}],
+# Three descriptors for each request: of 64 they would leave one.
+@pytest.mark.parametrize("device", [{}, {"features_off": NO_INDIRECT,
+                                         "size": 64}],
                          ids=["indirect", "direct"])
 @pytest.mark.parametrize("count", [1, MANY])
 def test_cancelled(guest, count, device):
-    """The device gives the requests back."""
-    with fake(guest, **device) as disk, resets(disk, 0):
+    """The device gives the requests back; one message for all of them."""
+    messages = Messages(guest)
+    with fake(guest, **device) as disk:
         disk.set(hold="Y")
         io = disk.io("mixed", seed=3, count=count, watch=True)
         assert_timed_out(io.results(), IO_TIMEOUT)
@@ -113,11 +125,27 @@ def test_cancelled(guest, count, device):
         disk.set(hold="N")
         assert io.changed_bytes() == 0
         assert_works(disk)
+    assert messages.count(NO_ANSWER) == 1
+    assert messages.count("CANCEL") == 0
+
+
+def test_second_outage(guest):
+    """Once the device has answered, silence is worth a message again."""
+    messages = Messages(guest)
+    with fake(guest) as disk:
+        for outage, tries in (1, 2), (2, 1):
+            disk.set(hold="Y")
+            for _ in range(tries):
+                assert_timed_out(disk.io("read", count=4).results(),
+                                 IO_TIMEOUT)
+            disk.set(hold="N")
+            assert_works(disk)
+            assert messages.count(NO_ANSWER) == outage
 
 
 def test_raced(guest):
     """The request completes while the CANCEL is on its way."""
-    with fake(guest) as disk, resets(disk, 0):
+    with fake(guest) as disk:
         disk.set(hold="Y", cancel="race")
         assert_fine(disk.io("write", seed=3, count=4).results())
         assert disk.get("cancels") == 4
@@ -126,211 +154,210 @@ def test_raced(guest):
         assert_works(disk)
 
 
-def test_refused(guest):
-    """The driver asks again, and again, and does nothing else by default."""
-    with fake(guest) as disk, resets(disk, 0):
-        disk.set(hold="Y", cancel="refuse")
+@pytest.mark.parametrize("answer, complaints",
+                         [("refuse", 0), ("lie", 1), ("odd", 1),
+                          ("unsupp", 1)])
+def test_refused(guest, answer, complaints):
+    """The driver waits and asks again, and complains once."""
+    messages = Messages(guest)
+    with fake(guest) as disk:
+        disk.set(hold="Y", cancel=answer)
         io = disk.io("read")
-        disk.wait("cancels", 7)
+        disk.wait("cancels", 3)
         assert not io.returned()
         disk.set(cancel="obey")
-        assert_timed_out(io.results(), IO_TIMEOUT * 7)
+        assert_timed_out(io.results(), IO_TIMEOUT * 3)
+        disk.set(hold="N")
+        assert_works(disk)
+    assert messages.count(NO_ANSWER) == 1
+    assert messages.count("CANCEL") == complaints
+
+
+def test_refused_with_others(guest):
+    """A request that is not given back does not keep others from it."""
+    with fake(guest) as disk:
+        disk.set(hold="Y", cancel="refuse")
+        io = disk.io("mixed", seed=3, count=MANY)
+        disk.wait("cancels", MANY)
+        disk.set(cancel="obey")
+        assert_timed_out(io.results(), IO_TIMEOUT)
         disk.set(hold="N")
         assert_works(disk)
 
 
-@pytest.mark.parametrize("answer", ["refuse", "odd"])
-def test_refused_too_often(guest, answer):
-    """After cancel_limit refusals the device is reset."""
-    with fake(guest, {"cancel_limit": 2}) as disk, resets(disk, 1):
-        disk.set(hold="Y", cancel=answer)
-        assert_timed_out(disk.io("write", seed=3).results(), IO_TIMEOUT * 3)
-        assert disk.get("cancels") == 2
-        disk.set(hold="N")
-        assert_works(disk)
-
-
-def test_cancel_lost(guest):
-    """A CANCEL that is not answered for a time-out leads to a reset."""
-    with fake(guest, {"cancel_limit": 0}) as disk, resets(disk, 1):
+def test_silence(guest):
+    """A CANCEL that is not answered is waited for, and talked about once."""
+    messages = Messages(guest)
+    with fake(guest) as disk:
         disk.set(hold="Y", cancel="ignore")
-        io = disk.io("mixed", seed=3, count=MANY, watch=True)
-        assert_timed_out(io.results(), IO_TIMEOUT * 2)
+        io = disk.io("mixed", seed=3, count=4)
+        messages.wait("CANCEL is not answered", timeout=120)
+        assert_waits(io, guest, IO_TIMEOUT * 3)
         assert disk.get("cancels") == 1
         disk.set(hold="N")
-        assert io.changed_bytes() == 0
+        assert_fine(io.results())
+        assert_works(disk)
+    assert messages.count(NO_ANSWER) == 1
+    assert messages.count("CANCEL") == 1
+
+
+def test_grace(guest):
+    """The first time-out may be that of a machine that stood still: it only
+    leads to another, and what is answered meanwhile is no error."""
+    with fake(guest) as disk:
+        # What was known of other requests is forgotten.
+        disk.set(hold="Y")
+        assert_timed_out(disk.io("read", count=MANY).results(), IO_TIMEOUT)
+        before = disk.get("cancels")
+        disk.set(hold="N")
+        assert_works(disk)
+
+        disk.set(hold="Y")
+        io = disk.io("write", seed=3)
+        # In the guest, for the grace is short.
+        cancels = guest.run(
+            f"n=$(dmesg | grep -c '{NO_ANSWER}'); "
+            f"while [ $(dmesg | grep -c '{NO_ANSWER}') = $n ]; do :; done; "
+            f"cat {PARAMETERS}/cancels; echo N > {PARAMETERS}/hold")
+        assert int(cancels) == before
+        assert_fine(io.results())
+        assert disk.get("cancels") == before
         assert_works(disk)
 
 
-def test_lie(guest):
-    """The device says it has nothing to do with a request that it keeps."""
-    with fake(guest, {"cancel_limit": 0}) as disk, resets(disk, 1):
-        disk.set(hold="Y", cancel="lie")
-        result = disk.io("read").result()
-        assert_timed_out([result], IO_TIMEOUT)
+def test_patience(guest):
+    """Ordinary requests are waited for, until the administrator says."""
+    with fake(guest, FOR_EVER) as disk:
+        assert disk.sysfs("max_timeouts") == "0"
+        disk.set(hold="Y")
+        io = disk.io("mixed", seed=3, count=4)
+        assert_waits(io, guest, IO_TIMEOUT * 8)
+        assert disk.get("cancels") == 0
+        disk.sysfs("max_timeouts", 1)
+        assert_timed_out(io.results(), IO_TIMEOUT * 8)
+        # That many, from the beginning.
+        disk.sysfs("max_timeouts", 4)
+        assert_timed_out(disk.io("read").results(), IO_TIMEOUT * 5)
         disk.set(hold="N")
+        for value in ("x", "-1"):
+            with pytest.raises(RuntimeError, match="Invalid argument"):
+                disk.sysfs("max_timeouts", value)
+        assert_works(disk)
+
+
+def test_read_ahead(guest):
+    """What may fail is given up; who then asks in earnest is waited for."""
+    with fake(guest, FOR_EVER) as disk:
+        device = f"/dev/{guest.disk('fake')}"
+        assert_works(disk, seed=5)
+        guest.run(f"blockdev --flushbufs {device}")
+        disk.set(hold="Y")
+        reader = guest.start(f"dd if={device} of=/dev/null bs=4k count=1")
+        disk.wait("cancels", 1)
+        cancels = disk.get("cancels")
+        guest.run(f"sleep {IO_TIMEOUT * 5}")
+        assert not reader.done()
+        assert disk.get("cancels") == cancels
+        disk.set(hold="N")
+        reader.wait()
         assert_works(disk)
 
 
 @pytest.mark.parametrize("driver, device", [
     ({}, {"features_off": NO_CANCEL}),
-    ({"cancel": "N"}, {})], ids=["device", "driver"])
+    ({"io_timeout": 0}, {})], ids=["device", "driver"])
 def test_cannot_cancel(guest, driver, device):
-    """Without the feature requests are waited for, unless told otherwise."""
+    """Without the feature requests are waited for."""
+    messages = Messages(guest)
     with fake(guest, driver, **device) as disk:
         assert not guest.has_cancel("fake")
-        with resets(disk, 0):
-            disk.set(hold="Y")
-            io = disk.io("mixed", seed=3, count=MANY)
-            # Another one's end shows that the time-out has passed.
-            guest.run(f"sleep {IO_TIMEOUT * 4}")
-            assert not io.returned()
-        with resets(disk, 1):
-            guest.run("echo Y > /sys/module/virtio_blk/parameters/"
-                      "timeout_reset")
-            assert_timed_out(io.results(), IO_TIMEOUT)
+        seconds = driver.get("io_timeout", IO_TIMEOUT) or 30
+        assert disk.sysfs("queue/io_timeout") == str(seconds * 1000)
+        disk.sysfs("queue/io_timeout", IO_TIMEOUT * 1000)
+        with pytest.raises(RuntimeError, match="No such file"):
+            disk.sysfs("max_timeouts")
+        disk.set(hold="Y")
+        io = disk.io("mixed", seed=3, count=MANY)
+        assert_waits(io, guest, IO_TIMEOUT * 5)
         disk.set(hold="N")
+        assert_fine(io.results())
+        assert disk.get("cancels") == 0
+        assert_works(disk)
+    assert messages.count(NO_ANSWER) == 0
+
+
+def test_slow(guest):
+    """Slow is not hung: what takes long takes long."""
+    with fake(guest, FOR_EVER, disk_sectors=LARGE >> 9) as disk:
+        disk.set(slow=IO_TIMEOUT * 4000)
+        for op in ("discard", "zeroes", "fsync"):
+            result = disk.io(op, length=1 << 20).result()
+            assert_fine([result])
+            assert result.seconds > IO_TIMEOUT * 3
+        disk.set(slow=0)
         assert disk.get("cancels") == 0
         assert_works(disk)
 
 
-def test_reset_ends_all(guest):
-    """Requests that time out together end with one reset."""
-    with fake(guest, {"timeout_reset": "Y"}, features_off=NO_CANCEL) as disk, \
-            resets(disk, 1):
-        disk.set(hold="Y")
-        io = disk.io("mixed", seed=3, count=MANY, watch=True)
-        assert_timed_out(io.results(), IO_TIMEOUT)
-        disk.set(hold="N")
-        assert io.changed_bytes() == 0
+@pytest.mark.parametrize("op", ["discard", "zeroes"])
+@pytest.mark.parametrize("driver, largest", [
+    ({}, 64 << 20), ({"io_timeout": 0}, LARGE)], ids=["cancel", "no-cancel"])
+def test_limits(guest, op, driver, largest):
+    """A discard that may be cancelled is not larger than can end in time."""
+    with fake(guest, driver, disk_sectors=LARGE >> 9) as disk:
+        assert_fine(disk.io(op, length=LARGE).results())
+        assert disk.get("largest") << 9 == largest
+        if op == "discard":
+            # Who wants more can have it.
+            all_of_it = disk.sysfs("queue/discard_max_hw_bytes")
+            disk.sysfs("queue/discard_max_bytes", all_of_it)
+            assert_fine(disk.io(op, length=LARGE).results())
+            assert disk.get("largest") << 9 == LARGE
         assert_works(disk)
 
 
-def test_reset_sends_again(guest):
-    """Requests that are not late go on as if there had been no reset."""
-    with fake(guest, {"io_timeout": LONG}) as disk, resets(disk, 1):
-        disk.set(hold="Y")
-        io = disk.io("write", seed=3, count=MANY)
-        flush = disk.io("fsync")
-        disk.wait("held", MANY)
-        disk.set(status=64, hold="N", config=1)
+def test_needs_reset(guest):
+    """A device that says it cannot go on is waited for, and not asked."""
+    messages = Messages(guest)
+    with fake(guest) as disk:
+        disk.set(hold="Y", status=64)
+        io = disk.io("write", seed=3, count=4)
+        assert_waits(io, guest, IO_TIMEOUT * 5)
+        assert disk.get("cancels") == 0
+        disk.set(status=0, hold="N")
         assert_fine(io.results())
-        assert_fine(flush.results())
-        assert_fine(disk.io("read", count=MANY).results(), seed=3)
         assert_works(disk)
+    assert messages.count("cannot be used") == 1
 
 
-def test_needs_reset_found(guest):
-    """The same when the device does not say anything: the time-out tells."""
-    with fake(guest) as disk, resets(disk, 1):
-        disk.set(hold="Y", cancel="refuse")
-        io = disk.io("write", seed=3)
-        disk.wait("held", 1)
-        disk.set(status=64, hold="N")
-        # It has had its time when the reset comes.
-        for result in io.results():
-            assert result.errno in (0, errno.ETIMEDOUT), result
-        assert_works(disk)
-
-
-def test_needs_reset_again(guest):
-    """A device may need some resets, but not for ever."""
-    sizes = new_sizes(guest)
-    with fake(guest, {"io_timeout": LONG}) as disk:
-        with resets(disk, 4):
-            disk.set(needy=3, status=64, config=1)
-            assert_works(disk)
-        disk.set(hold="Y")
-        io = disk.io("write", seed=3, count=8)
-        disk.wait("held", 8)
-        disk.set(needy=1000, status=64, config=1)
-        assert_dead(disk, io)
-        assert disk.get("resets") < 20
-        # It stays dead; the end waits for what the report makes the driver do.
-        disk.set(needy=0, status=0, config=1)
-    assert new_sizes(guest) == sizes
-
-
-def test_zoned(guest):
-    """A reset leaves open how far a zone has been written."""
-    with fake(guest, {"io_timeout": LONG}, zoned=1) as disk, resets(disk, 1):
-        disk.set(hold="Y")
-        write = disk.io("write", ZONE, seed=3)
-        read = disk.io("read", 2 * ZONE)
-        disk.wait("held", 2)
-        disk.set(status=64, hold="N", config=1)
-        # It is not sent again, what cannot move a write pointer is.
-        assert write.result().errno == errno.EIO
-        assert_fine(read.results())
-        # Linux lets nobody write there before it has had a report.
-        assert disk.io("write", ZONE, seed=4).result().errno == errno.EIO
-        assert_fine(disk.io("write", 2 * ZONE, seed=5).results())
-        assert_fine(disk.io("read", 2 * ZONE).results(), seed=5)
-        assert_works(disk)
-
-
-@pytest.mark.parametrize("failure", ["fail_find", "fail_ok"])
-class TestResetFails:
-    """The device does not come up after a reset."""
-
-    def test_once(self, guest, failure):
-        """The driver tries again."""
-        with fake(guest, {"io_timeout": LONG}) as disk:
-            disk.set(hold="Y")
-            io = disk.io("write", seed=3, count=8)
-            disk.wait("held", 8)
-            disk.set(**{failure: 2}, status=64, hold="N", config=1)
-            assert_fine(io.results())
-            assert_works(disk)
-
-    def test_always(self, guest, failure):
-        """The disk is given up: all that waits gets an error."""
-        with fake(guest, {"io_timeout": LONG}) as disk:
-            disk.set(hold="Y")
-            io = disk.io("mixed", seed=3, count=8, watch=True)
-            disk.wait("held", 8)
-            disk.set(**{failure: 1000}, status=64, hold="N", config=1)
-            assert_dead(disk, io)
-            assert io.changed_bytes() == 0
-
-
-@pytest.mark.parametrize("how", [{"status": 255}, {"bad_used": 1}],
-                         ids=["gone", "broken"])
-def test_dead(guest, how):
-    """A device that is not there any more, or talks nonsense."""
-    with fake(guest, {"io_timeout": IO_TIMEOUT * 3}) as disk:
-        disk.set(hold="Y")
-        io = disk.io("mixed", seed=3, count=8)
-        disk.wait("held", 8)
-        disk.set(**how, hold="N")
-        assert_dead(disk, io)
-        if "status" in how:
-            # It is in sysfs as long as the driver is bound.
-            for value in (None, "'write through'"):
-                with pytest.raises(RuntimeError, match="Input/output error"):
-                    disk.sysfs("cache_type", value)
+def test_gone(guest):
+    """The disk of a device that is gone stays until the driver is unbound."""
+    with fake(guest) as disk:
+        disk.set(status=255)
+        for value in (None, "'write through'"):
+            with pytest.raises(RuntimeError, match="Input/output error"):
+                disk.sysfs("cache_type", value)
+        # Linux' own bus does not bear that the device does not answer.
         disk.set(status=0)
 
 
-def test_settings_survive(guest):
-    """What the driver and the host have set holds after a reset."""
-    with fake(guest, {"io_timeout": LONG}) as disk, resets(disk, 1):
+def test_suspend(guest):
+    """What was told the device holds after it has forgotten all."""
+    with fake(guest) as disk:
         disk.sysfs("cache_type", "'write through'")
         assert disk.get("wce") == 0
-        # Nobody tells that the disk is smaller; the driver looks.
-        disk.set(sectors=16384, status=64, config=1)
-        wait_until(lambda: disk.sysfs("size") == "16384", "the new size")
+        disk.set(suspend=1)
         assert disk.get("wce") == 0
+        assert disk.sysfs("cache_type") == "write through"
         assert disk.sysfs("queue/write_cache") == "write through"
+        disk.resets = disk.get("resets")
         assert_works(disk)
 
 
-@pytest.mark.parametrize("answer, count", [("obey", 0), ("ignore", 1)])
-def test_polled(guest, answer, count):
+def test_polled(guest):
     """Requests whose task polls, on a virtqueue without interrupts."""
-    with fake(guest, {"poll_queues": 1}, queues=2) as disk, \
-            resets(disk, count):
-        disk.set(hold="Y", cancel=answer)
+    with fake(guest, {"poll_queues": 1}, queues=2) as disk:
+        disk.set(hold="Y")
         io = disk.io("mixed", seed=3, count=4, polled=True)
         assert_timed_out(io.results(), IO_TIMEOUT)
         disk.set(hold="N")
@@ -339,48 +366,34 @@ def test_polled(guest, answer, count):
         assert_works(disk)
 
 
-@pytest.mark.parametrize("how", [{"cancel": "obey"}, {"cancel": "ignore"},
-                                 {"cancel": "lie"},
-                                 {"cancel": "ignore", "fail_find": 1000}],
-                         ids=["cancel", "reset", "lie", "fails"])
-def test_remove(guest, how):
+def test_remove(guest):
     """The driver is unbound while requests hang."""
-    with fake(guest, {"io_timeout": IO_TIMEOUT * 3}) as disk:
+    with fake(guest) as disk:
         disk.set(hold="Y")
         io = disk.io("mixed", seed=3, count=8)
         disk.wait("busy", 8)
-        disk.set(**how)
         unbind = guest.start("cd /sys/bus/virtio/drivers/virtio_blk; "
                              "for d in virtio*; do "
                              "[ $(cat $d/vendor) != 0xffff ] || "
                              "echo $d > unbind; done")
         for result in io.results():
             assert result.errno in (errno.EIO, errno.ETIMEDOUT), result
-        disk.set(status=0)
         unbind.wait()
 
 
-@pytest.mark.parametrize("how, driver, count", [
-    ({"cancel": "obey"}, {}, 0),
-    ({"cancel": "ignore"}, {}, 1),
-    ({"status": 64, "hold": "N", "config": 1}, {"io_timeout": LONG}, 1)],
-    ids=["cancel", "reset", "needs-reset"])
-def test_cpu_unplug(guest, how, driver, count):
+def test_cpu_unplug(guest):
     """A CPU waits for the requests of its virtqueue before it goes."""
-    with fake(guest, driver, queues=2) as disk, resets(disk, count):
+    with fake(guest, queues=2) as disk:
         disk.set(hold="Y", cancel="refuse")
         io = disk.io("write", seed=3, count=8, cpu=1)
         disk.wait("held", 8)
         going = guest.take_cpu()
-        guest.run("sleep 1")
-        assert not going.done() and not io.returned()
-        disk.set(**how)
-        if driver:
-            assert_fine(io.results())
-        else:
-            assert_timed_out(io.results(), IO_TIMEOUT)
+        assert_waits(io, guest, 1)
+        assert not going.done()
+        disk.set(cancel="obey")
+        assert_timed_out(io.results(), IO_TIMEOUT)
         going.wait()
-        disk.set(hold="N", cancel="obey")
+        disk.set(hold="N")
         assert_works(disk)
         guest.return_cpu()
         assert_works(disk)

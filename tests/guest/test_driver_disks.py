@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The driver on QEMU's device: what else happens while requests hang."""
 
-import errno
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +27,11 @@ class PortDisk(Disk):
         return ["-device", "pcie-root-port,id=above"] + super().arguments()
 
 
-def boot(rig, kind=Disk, cancel=True, properties=None, **parameters):
+def boot(rig, kind=Disk, properties=None):
     """A guest and its disk."""
     server = rig.nbdkit("disk")
-    disk = kind("disk", server.blockdev("disk"), cancel=cancel,
-                properties=properties or {})
-    guest = rig.boot(disk, io_timeout=IO_TIMEOUT, **parameters)
+    disk = kind("disk", server.blockdev("disk"), properties=properties or {})
+    guest = rig.boot(disk, io_timeout=IO_TIMEOUT)
     store(guest, "disk", seed=1, count=COUNT)
     return server, guest
 
@@ -55,37 +53,9 @@ def assert_works(server, guest):
     assert seeds(server.images["disk"], count=COUNT) == {3}
 
 
-@pytest.mark.parametrize("why, cancel, properties, parameters", [
-    ("request timed out", False, {"cancel": "reset"}, {"timeout_reset": "Y"}),
-    ("device does not cancel a request", True, {"cancel-budget": 0},
-     {"cancel_limit": 1})], ids=["no-cancel", "refused"])
-def test_reset(rig, why, cancel, properties, parameters):
-    """The driver resets a device that does not give requests back."""
-    server, guest = boot(rig, cancel=cancel, properties=properties,
-                         **parameters)
-    assert guest.has_cancel("disk") == cancel
-    io = hang(server, guest)
-    if cancel:          # without a budget the reset waits for the storage
-        wait_until(lambda: guest.monitor.silent_for() > MAX_SILENCE
-                   or io.returned(), "the reset")
-        server.resume()
-        for result in io.results(LATEST):
-            assert result.errno in (0, errno.ETIMEDOUT), result
-    else:
-        with rig.alive():
-            # One reset for all
-            assert_timed_out(io.results(LATEST))
-    said = [line for line in guest.kernel_log() if "resetting" in line]
-    assert len(said) == 1 and why in said[0], said
-    assert_works(server, guest)
-
-
-@pytest.mark.parametrize("cancel, parameters", [
-    (True, {}), (False, {"timeout_reset": "Y"})], ids=["cancel", "reset"])
-def test_cpu_unplug(rig, cancel, parameters):
-    """A CPU goes while its requests are cancelled or the device is reset."""
-    server, guest = boot(rig, cancel=cancel, properties={"cancel": "on"},
-                         **parameters)
+def test_cpu_unplug(rig):
+    """A CPU goes once its requests have been cancelled."""
+    server, guest = boot(rig)
     server.pause()
     io = [guest.io("disk", "mixed", seed=2, count=COUNT // 2, cpu=cpu)
           for cpu in (0, 1)]
@@ -102,7 +72,7 @@ def test_cpu_unplug(rig, cancel, parameters):
 
 def test_suspend(rig):
     """The guest falls asleep only once it has its requests back."""
-    server, guest = boot(rig, properties={"cancel": "on"})
+    server, guest = boot(rig)
     io = hang(server, guest)
     suspend = guest.start("echo mem > /sys/power/state")
     wait_until(lambda: guest.status() == "suspended",
@@ -116,7 +86,7 @@ def test_suspend(rig):
 def test_unplug(rig):
     """The guest lets go of the disk once it has its requests back."""
     server, guest = boot(rig, PortDisk,
-                         properties={"cancel": "on", "bus": "above"})
+                         properties={"bus": "above"})
     io = hang(server, guest)
     resets = guest.resets()
     guest.qmp.command("device_del", id="disk")
@@ -129,13 +99,16 @@ def test_unplug(rig):
     guest.run("rmmod virtio_blk")
 
 
-def test_mirror(rig):
-    """A mirror goes on with one half when the other hangs."""
+@pytest.mark.parametrize("failfast", [True, False],
+                         ids=["failfast", "patient"])
+def test_mirror(rig, failfast):
+    """A mirror goes on with one half when the other hangs, if it has been told
+    that it should; otherwise it waits."""
     server = rig.nbdkit("disk")
     healthy = rig.nbdkit("other", name="healthy")
     guest = rig.boot(Disk("disk", server.blockdev("disk")),
                      Disk("other", healthy.blockdev("other")),
-                     io_timeout=IO_TIMEOUT)
+                     io_timeout=IO_TIMEOUT, max_timeouts=0)
     disks = [guest.disk(name) for name in ("disk", "other")]
     md = "/sys/block/md_test/md"
     guest.run("insmod /lib/modules/test/md-mod.ko; "
@@ -149,6 +122,8 @@ def test_mirror(rig):
         device = guest.run(f"cat /sys/block/{name}/dev")
         guest.run(f"echo {device} > {md}/new_dev; "
                   f"echo {number} > {md}/dev-{name}/slot")
+        if failfast:
+            guest.run(f"echo failfast > {md}/dev-{name}/state")
     guest.run(f"echo active > {md}/array_state; "
               "[ -e /dev/md_test ] || ln -s /dev/md/md_test /dev/md_test")
 
@@ -159,7 +134,12 @@ def test_mirror(rig):
     with rig.alive():
         server.pause()
         # The write waits for both halves, until one is given up.
-        written = mirror_io("write", seed=2, count=COUNT).results(LATEST)
+        io = mirror_io("write", seed=2, count=COUNT)
+        if not failfast:
+            guest.run(f"sleep {IO_TIMEOUT * 3}")
+            assert not io.returned()
+            server.resume()
+        written = io.results(LATEST)
         assert_fine(written)
         assert max(r.seconds for r in written) > IO_TIMEOUT * 0.9
         # From then on there is nothing to wait for.
@@ -169,7 +149,7 @@ def test_mirror(rig):
         assert max(r.seconds for r in later) < MAX_SILENCE
         print("mirror: went on after", max(r.seconds for r in written),
               "s, then", max(r.seconds for r in later), "s")
-    assert guest.run(f"cat {md}/degraded") == "1"
+    assert guest.run(f"cat {md}/degraded") == str(int(failfast))
     assert seeds(healthy.images["other"], count=COUNT) == {2}
     server.resume()
     guest.run(f"echo clear > {md}/array_state")
@@ -191,7 +171,7 @@ def test_multipath(rig, build):
                           properties={"share-rw": True}),
                      Disk("tools", {"driver": "file", "read-only": True,
                                     "filename": str(tools)}, cancel=False),
-                     io_timeout=IO_TIMEOUT)
+                     io_timeout=IO_TIMEOUT, max_timeouts=0)
     numbers = [guest.run(f"cat /sys/block/{guest.disk(name)}/dev")
                for name in ("disk", "path2")]
     paths = " ".join(f"round-robin 0 1 1 {number} 1" for number in numbers)

@@ -75,7 +75,7 @@ def test_polled(rig):
 
 def test_refused(rig):
     """What the device cannot take back is waited for, and asked for again."""
-    server, guest = boot(rig, {"cancel-budget": 0}, cancel_limit=0)
+    server, guest = boot(rig, {"cancel-budget": 0})
     with rig.alive():
         server.pause()
         read = guest.io("disk", "read", seed=2)

@@ -18,6 +18,9 @@ class FakeDisk:
         words = " ".join(f"{k}={v}" for k, v in device.items())
         guest.run(f"insmod /lib/modules/test/fake_blk.ko {words}")
         guest.forget_disks()
+        guest.disk(NAME)                # asking is a request, so now
+        # Those that it took to bind the driver
+        self.resets = self.get("resets")
 
     def set(self, **parameters):
         """Have the device go wrong, or stop doing so, in this order."""

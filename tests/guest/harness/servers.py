@@ -33,10 +33,12 @@ class Nbdkit:
 
     pause() holds reads and writes at the server's door. nbdkit's filter does
     not hold FLUSH; freeze() stops the process, which holds everything. With
-    a volatile cache crash() loses what has not been flushed.
+    a volatile cache crash() loses what has not been flushed; with a delay, such
+    as "50ms", each read and write takes that long.
     """
 
-    def __init__(self, directory, images, log, volatile=False):
+    def __init__(self, directory, images, log, volatile=False,
+                 delay=None):
         self.directory = directory
         self.images = {name: make_image(directory / name) for name in images}
         self._socket = directory / "nbd"
@@ -46,8 +48,10 @@ class Nbdkit:
             [*GUARD, "nbdkit", "-f", "-t", "64", "-U", self._socket,
              "-P", pidfile, "--filter=pause",
              *(["--filter=cache"] if volatile else []),
-             "file", f"dir={directory}",
-             f"pause-control={self._control}"], log, death_signal="TERM")
+             *(["--filter=delay"] if delay else []),
+             "file", f"dir={directory}", f"pause-control={self._control}",
+             *([f"rdelay={delay}", f"wdelay={delay}"] if delay else [])],
+            log, death_signal="TERM")
         self._frozen = False
         self._pid = None
         try:
