@@ -9,6 +9,7 @@
  *            DEVICE read|write|fsync|discard|zeroes|mixed
  *   guest-io reset SCSI-DISK device|target|bus|host [STATE]
  *   guest-io heartbeat PIDFILE
+ *   guest-io memory MEGABYTES FILE
  *
  * Linked statically, because the guest has no libraries.
  *
@@ -475,6 +476,30 @@ static int main_heartbeat(const char *pidfile)
     return 1;
 }
 
+/* Memory that is filled, and needed again once @file exists. */
+static int main_memory(size_t size, const char *file)
+{
+    uint64_t *memory = malloc(size);
+    size_t wrong = 0;
+
+    if (!memory) {
+        die("malloc");
+    }
+    for (size_t i = 0; i < size / 8; i++) {
+        memory[i] = pattern_word(1, i * 8);
+    }
+    printf("{\"filled\": %zu}\n", size);
+
+    while (access(file, F_OK) < 0) {
+        usleep(20000);
+    }
+    for (size_t i = 0; i < size / 8; i++) {
+        wrong += memory[i] != pattern_word(1, i * 8);
+    }
+    printf("{\"wrong_words\": %zu}\n", wrong);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     setvbuf(stdout, NULL, _IOLBF, 64 * 1024);
@@ -487,6 +512,9 @@ int main(int argc, char **argv)
     if (argc == 3 && !strcmp(argv[1], "heartbeat")) {
         return main_heartbeat(argv[2]);
     }
-    fprintf(stderr, "usage: guest-io io|reset|heartbeat ...\n");
+    if (argc == 4 && !strcmp(argv[1], "memory")) {
+        return main_memory(parse_number(argv[2]) << 20, argv[3]);
+    }
+    fprintf(stderr, "usage: guest-io io|reset|heartbeat|memory ...\n");
     return 2;
 }

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""No harm: what a guest survives without the feature it survives with it.
+
+Disks with cancel=on and cancel=off stand side by side. The time-out is short,
+so that seconds are many time-outs.
+"""
+
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from checks import LATEST, assert_fine
+from harness.guest import Disk
+from harness.tools import tools_image
+
+MAKE = {"ext4": ["mkfs.ext4", "-q", "-F"], "xfs": ["mkfs.xfs", "-q", "-f"]}
+SIZE = 320 << 20                # xfs wants that much
+SWAP = 32                       # MB of memory
+OUTAGE = 14                     # seconds, with a time-out of one
+
+# What a kernel says when an error has reached somebody. A read ahead that is
+# given up, "timeout error", has reached nobody.
+ERRORS = ("I/O error", "EXT4-fs error", "XFS (", "Remounting", "Aborting",
+          "lost async page write")
+FINE = ("Mounting", "Ending clean mount", "Unmounting")
+
+# Writes files and waits until each is durable, reads what is not in memory,
+# trims; ends with the number of rounds, or with the first error.
+WRITER = """
+cd /mnt/{0}; n=0; while [ ! -e /tmp/stop ]; do n=$((n + 1));
+dd if=/dev/urandom of=f$((n % 8)) bs=64k count=2 conv=fsync 2>/tmp/{0}.log ||
+{{ cat /tmp/{0}.log; exit 1; }};
+cat f* | wc -c > /dev/null || exit 1; done; echo $n
+"""
+READER = "cat /mnt/{0}/big | cmp - /tmp/big || exit 1; fstrim /mnt/{0}"
+
+
+def tools(build, name, program):
+    """A disk with a program of this machine."""
+    path = Path(shutil.which(program) or f"/usr/sbin/{program}")
+    return Disk("tools", {"driver": "file", "read-only": True,
+                          "filename": str(tools_image(build, name, path))},
+                cancel=False)
+
+
+def errors(guest):
+    """What the guest's kernel says about errors."""
+    return [line for line in guest.kernel_log()
+            if any(word in line for word in ERRORS)
+            and not any(word in line for word in FINE)]
+
+
+def test_outage(rig):
+    """An outage of many time-outs, and nobody gets an error."""
+    names = [f"{kind}-{cancel}" for kind in MAKE for cancel in ("on", "off")]
+    server = rig.nbdkit(*names, "swap")
+    for name in names:
+        image = server.images[name]
+        with open(image, "r+b") as file:
+            file.truncate(SIZE)
+        subprocess.run([*MAKE[name.split("-")[0]], image], check=True)
+    with open(server.images["swap"], "r+b") as file:
+        file.truncate(SIZE)
+    guest = rig.boot(
+        *(Disk(name, server.blockdev(name), cancel=name.endswith("on"))
+          for name in names),
+        Disk("swap", server.blockdev("swap")), io_timeout=1, max_timeouts=0)
+    for name in ("libcrc32c", "xfs"):
+        guest.run("! [ -e /lib/modules/test/%s.ko ] || "
+                  "insmod /lib/modules/test/%s.ko" % (name, name))
+    guest.run("head -c 4000000 /dev/urandom > /tmp/big")
+    for name in names:
+        assert guest.has_cancel(name) == name.endswith("on")
+        guest.run(f"mkdir -p /mnt/{name}; mount -t {name.split('-')[0]} "
+                  f"/dev/{guest.disk(name)} /mnt/{name} && "
+                  f"cp /tmp/big /mnt/{name} && sync")
+    # What is in memory that has been swapped out is needed meanwhile.
+    swap = f"/dev/{guest.disk('swap')}"
+    guest.run(f"mkswap {swap}; swapon {swap}")
+    guest.run("mkdir /tmp/cg; mount -t cgroup2 cg /tmp/cg; cd /tmp/cg; "
+              "echo +memory > cgroup.subtree_control; mkdir small; "
+              f"echo {SWAP // 4}M > small/memory.max")
+    memory = guest.start("echo $$ > /tmp/cg/small/cgroup.procs; "
+                         f"exec guest-io memory {SWAP} /tmp/touch")
+    memory.line(0)
+    swapped = int(guest.run("cat /tmp/cg/small/memory.swap.current"))
+    assert swapped > SWAP << 19         # half of it
+
+    writers = [guest.start(WRITER.format(name).replace("\n", " "))
+               for name in names]
+    guest.run("sleep 1; echo 3 > /proc/sys/vm/drop_caches")
+    server.freeze()
+    readers = [guest.start(READER.format(name)) for name in names]
+    guest.run("touch /tmp/touch")
+    time.sleep(OUTAGE)
+    assert not any(call.done() for call in (*readers, *writers, memory))
+    server.resume()
+    for call in (*readers, memory):
+        call.wait(120)
+    assert memory.line(1)["wrong_words"] == 0
+    guest.run("touch /tmp/stop")
+    for call in writers:
+        assert int(call.wait(60)) > 1
+    guest.run("umount " + " ".join(f"/mnt/{name}" for name in names))
+    assert not errors(guest)
+    log = guest.kernel_log()
+    for name in (*names, "swap"):
+        said = [line for line in log
+                if f"[{guest.disk(name)}] no answer" in line]
+        assert len(said) == (not name.endswith("off")), said
+
+
+def test_standstill(rig, build):
+    """QEMU stands still, the storage does not: requests that were in flight
+    have had their time and are no errors for that."""
+    io_timeout = 4
+    server = rig.nbdkit("on", "off", delay="200ms")
+    guest = rig.boot(
+        *(Disk(name, server.blockdev(name), cancel=name == "on")
+          for name in ("on", "off")),
+        tools(build, "fio", "fio"), io_timeout=io_timeout, max_timeouts=1)
+    guest.run(f"mkdir /tools; mount -r -t ext4 /dev/{guest.disk('tools')} "
+              "/tools")
+    # More than QEMU's NBD client sends at once: the rest waits in QEMU.
+    load = [guest.start("/tools/ld.so --library-path /tools/lib /tools/fio "
+                        f"--name={name} --filename=/dev/{guest.disk(name)} "
+                        "--rw=randrw --bs=4k --size=32m --direct=1 "
+                        "--ioengine=libaio --iodepth=64 --loops=1000 "
+                        "--fsync=500 --output-format=terse")
+            for name in ("on", "off")]
+    for seconds in (-1, 0.5, 1.5, 3, io_timeout):
+        guest.run("sleep 2")
+        with guest.stopped():
+            time.sleep(io_timeout + seconds)
+        assert not any(call.done() for call in load), load[0].lines
+    guest.run("sleep 3; killall -INT ld.so; sleep 2")
+    log = guest.kernel_log()
+    assert not [line for line in log if "error" in line], log
