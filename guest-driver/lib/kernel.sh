@@ -7,11 +7,11 @@
 # and guest-driver/check.
 #
 #   . guest-driver/lib/kernel.sh
-#   kernel_get SERIES   SERIES is 6.12 or the newest that Debian has, 7.3; sets
+#   kernel_get SERIES   SERIES is 6.1, 6.12 or the newest that Debian has, 7.3; sets
 #                       kernel_series, kernel_release, kernel_source,
 #                       kernel_root (the image) and kernel_patches (what goes
-#                       onto the driver, in order); for 7.3 kernel_places, the
-#                       headers, for root_enter
+#                       onto the driver, in order) and kernel_places (headers,
+#                       for root_enter)
 #   kernel_module DIR   builds DIR/drivers/block/virtio_blk.c there
 #   kernel_make DIR     builds whatever modules DIR/Kbuild names
 
@@ -31,7 +31,8 @@ kernel_files=(
     scripts/const_structs.checkpatch
 )
 
-# What goes onto the driver of any of these kernels
+# What goes onto the driver of any of these kernels but 6.1, which has a series of
+# its own
 kernel_patches=("$here"/fixes/000[1-9]*.patch "$here"/cancel/000[1-9]*.patch)
 
 say() {
@@ -47,6 +48,7 @@ die() {
 # with this release's compiler.
 kernel_suite() {
     case $kernel_series-$(apt_codename) in
+    6.1-*) echo bookworm ;;
     6.12-bookworm) echo bookworm-backports ;;
     6.12-*) echo trixie ;;
     *) echo trixie-backports ;;
@@ -55,7 +57,7 @@ kernel_suite() {
 
 # kernel_is_foreign: does it take a newer compiler and C library?
 kernel_is_foreign() {
-    [ "$kernel_series" != 6.12 ]
+    [ "$kernel_series" = 7.3 ]
 }
 
 # kernel_find SUITE: sets version and release to the newest source package of
@@ -91,11 +93,12 @@ kernel_fetch() (
     mkdir -p "$1/deb" "$1/root"
     cd "$1"
     packages=("linux-source-$kernel_series" "linux-headers-$release"
-              "linux-headers-$abi-common" "linux-kbuild-$abi")
-    # The image is one package, or three
+              "linux-headers-$abi-common")
+    # The image is one package, or three; kbuild goes by release or by series
     all=$(apt_in "$suite" apt-cache pkgnames linux-)
-    for p in image binary modules base; do
-        p=linux-$p-$release
+    for p in {image,binary,modules,base}-"$release" \
+             kbuild-{"$abi","$kernel_series"}; do
+        p=linux-$p
         if grep -qxF "$p" <<< "$all"; then
             packages+=("$p")
         elif grep -qxF "$p-unsigned" <<< "$all"; then
@@ -147,14 +150,15 @@ kernel_get() {
     kernel_release=$(< "$dir/release")
     kernel_source=$dir/source
     kernel_root=$dir/root
+    kbuild=$(cd "$kernel_root" && echo usr/lib/linux-kbuild-*)
+    kernel_places=("$kernel_root/usr/src:usr/src"
+                   "$kernel_root/$kbuild:$kbuild")
     if kernel_is_foreign; then
-        kbuild=usr/lib/linux-kbuild-${kernel_release%-cloud-amd64}
-        kernel_places=("$kernel_root/usr/src:usr/src"
-                       "$kernel_root/$kbuild:$kbuild")
-        root_get
+        root_get trixie
         return
     fi
     kernel_build=$kernel_root/usr/src/linux-headers-$kernel_release
+    [ "$kernel_series" != 6.1 ] || kernel_patches=("$here"/linux-6.1/00*.patch)
     # The package includes from /usr/src, where these headers are not
     makefile="include $kernel_root/usr/src/linux-headers-${kernel_release%-cloud-amd64}-common/Makefile"
     if [ "$(< "$kernel_build/Makefile")" != "$makefile" ]; then

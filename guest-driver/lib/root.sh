@@ -1,53 +1,62 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# A private root of Debian trixie with its compiler: for the headers of kernels
-# whose programs this machine's C library is too old for, and to try out what
-# installs things.  Packages are unpacked, their scripts not run.  It lives in
-# the project's cache, is entered in a user namespace, and needs no privileges.
+# A private root of a Debian release with its compiler: for the headers of
+# kernels whose programs this machine's C library is too old for, and to try out
+# what installs things.  Packages are unpacked, their scripts not run.  It lives
+# in the project's cache, is entered in a user namespace, and needs no privileges.
 #
 #   . guest-driver/lib/root.sh        (after scripts/lib/apt.sh)
-#   root_get                          sets root
+#   root_get SUITE                    bookworm or trixie; sets root
 #   root_enter ROOT [DIR:PLACE]... -- COMMAND...
 
 root_layout=1
 root_packages=(
-    bash binutils coreutils diffutils dkms findutils gawk gcc-14 grep kmod
-    libelf1t64 libssl3t64 make patch perl-base sed sparse tar xz-utils zlib1g
+    bash binutils coreutils diffutils dkms findutils gawk grep kmod make patch
+    perl-base sed sparse tar xz-utils zlib1g
 )
 
-# root_fetch DIR: fills DIR.
+# root_fetch SUITE DIR: fills DIR.
 root_fetch() (
     set -e
-    mkdir -p "$1"
-    dir=$(cd "$1" && pwd)
+    suite=$1
+    mkdir -p "$2"
+    dir=$(cd "$2" && pwd)
+    gcc=gcc-14
+    packages=("${root_packages[@]}" libelf1t64 libssl3t64)
+    if [ "$suite" = bookworm ]; then
+        gcc=gcc-12
+        packages=("${root_packages[@]}" libelf1 libssl3)
+    fi
     # As if nothing were installed, so that all that is needed comes
     mkdir -p "$dir/var/lib/dpkg" "$dir/archives/partial"
     : > "$dir/var/lib/dpkg/status"
-    apt_in trixie apt-get -q=2 -y \
+    apt_in "$suite" apt-get -q=2 -y \
         -o Dir::State::status="$dir/var/lib/dpkg/status" \
         -o Dir::Cache::archives="$dir/archives" \
         -o APT::Install-Recommends=false -o Debug::NoLocking=true \
-        --download-only install "${root_packages[@]}" > /dev/null
+        --download-only install "$gcc" "${packages[@]}" > /dev/null
     for d in bin sbin lib lib64; do
         mkdir -p "$dir/usr/$d"
         ln -s "usr/$d" "$dir/$d"
     done
     for deb in "$dir"/archives/*.deb; do
-        dpkg-deb -x "$deb" "$dir"
+        # Some still have files in /bin and /lib
+        dpkg-deb --fsys-tarfile "$deb" |
+            tar -xC "$dir" --keep-directory-symlink
     done
     rm -r "$dir/archives"
     # What the packages' scripts would have done
     ln -sf bash "$dir/usr/bin/sh"
     ln -sf gawk "$dir/usr/bin/awk"
-    ln -sf gcc-14 "$dir/usr/bin/gcc"
+    ln -sf "$gcc" "$dir/usr/bin/gcc"
     mkdir -p "$dir"/{dev,proc,sys,tmp,work,usr/src}
     echo 'root:x:0:0:root:/root:/bin/sh' > "$dir/etc/passwd"
 )
 
 # Sets root; fetches it if it is not in the cache.
 root_get() {
-    local base=$PROJECT_CACHE/root-trixie
+    local base=$PROJECT_CACHE/root-$1
     root=$base/$root_layout
     mkdir -p "$base"
     exec {root_lock}> "$base/lock"
@@ -55,7 +64,7 @@ root_get() {
     if [ ! -e "$root" ]; then
         say "fetching a compiler and its like (100 MB, once)"
         rm -rf "$root.new"
-        root_fetch "$root.new"
+        root_fetch "$1" "$root.new"
         mv "$root.new" "$root"
     fi
     exec {root_lock}>&-
@@ -76,6 +85,6 @@ root_enter() {
         done
         shift
         exec chroot "$root" /usr/bin/env -i \
-            PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/ TERM=dumb "$@"' \
+            PATH=/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/ TERM=dumb "$@"' \
         sh "$@"
 }

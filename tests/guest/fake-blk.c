@@ -31,15 +31,12 @@
  *
  * What it has seen, for reading: cancels, resets, held, busy (requests with the
  * device), largest (discard or write zeroes, in sectors), wce, queues.
- *
- * With zoned=1, which is set once, the disk has zones of 4 MiB. The first is
- * conventional, the others are written in order, and never reset.
  */
-#include <linux/cleanup.h>
 #include <linux/list.h>
 #include <linux/module.h>
 #include <linux/slab.h>
 #include <linux/spinlock.h>
+#include <linux/version.h>
 #include <linux/virtio.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_ring.h>
@@ -51,8 +48,6 @@
 #define MAX_QUEUES	8
 #define MAX_SEGS	126
 #define NAME		"fake"
-#define ZONE_SECTORS	8192
-#define MAX_ZONES	16
 #define MAX_CLEAR	4194303		/* sectors, as QEMU has it */
 
 /* As on the wire; spelled out, so that the module builds with any header */
@@ -104,7 +99,6 @@ static struct {
 	struct mutex lock;
 	u8 status;
 	void *disk;
-	u64 wps[MAX_ZONES];		/* the first is not used */
 	struct fake_vq vqs[MAX_QUEUES];
 } fake;
 
@@ -116,8 +110,6 @@ static unsigned int size = 128;
 module_param(size, uint, 0444);
 static unsigned long disk_sectors = 32768;
 module_param(disk_sectors, ulong, 0444);
-static bool zoned;
-module_param(zoned, bool, 0444);
 
 static bool mute;
 module_param(mute, bool, 0644);
@@ -206,10 +198,11 @@ static int status_set(const char *val, const struct kernel_param *kp)
 {
 	int err;
 
-	guard(mutex)(&fake.lock);
+	mutex_lock(&fake.lock);
 	err = param_set_byte(val, kp);
 	if (wrong_status == STATUS_GONE)
 		forget();
+	mutex_unlock(&fake.lock);
 	kick();
 	return err;
 }
@@ -342,49 +335,6 @@ static void announce(struct fake_vq *vq)
 		vring_interrupt(0, vq->vq);
 }
 
-static unsigned int zones(void)
-{
-	return min(disk_sectors / ZONE_SECTORS, MAX_ZONES);
-}
-
-static u8 report_zones(struct fake_req *req)
-{
-	struct virtio_blk_zone_report *report = req->bufs[0].data;
-	unsigned int i = le64_to_cpu(req->hdr.sector) / ZONE_SECTORS, n = 0;
-	size_t room = (req->bufs[0].len - sizeof(*report)) /
-		      sizeof(report->zones[0]);
-
-	for (; i < zones() && n < room; i++, n++) {
-		struct virtio_blk_zone_descriptor *zone = &report->zones[n];
-
-		zone->z_start = cpu_to_virtio64(&fake.vdev, i * ZONE_SECTORS);
-		zone->z_cap = cpu_to_virtio64(&fake.vdev, ZONE_SECTORS);
-		zone->z_wp = cpu_to_virtio64(&fake.vdev, fake.wps[i]);
-		zone->z_type = i ? VIRTIO_BLK_ZT_SWR : VIRTIO_BLK_ZT_CONV;
-		zone->z_state = !i ? VIRTIO_BLK_ZS_NOT_WP :
-				fake.wps[i] == i * ZONE_SECTORS ?
-				VIRTIO_BLK_ZS_EMPTY : VIRTIO_BLK_ZS_IOPEN;
-	}
-	report->nr_zones = cpu_to_virtio64(&fake.vdev, n);
-	return VIRTIO_BLK_S_OK;
-}
-
-/* Zones are not filled, and no write goes into two of them. */
-static u8 move_wp(struct fake_req *req)
-{
-	u64 sector = le64_to_cpu(req->hdr.sector);
-	u64 *wp = &fake.wps[min_t(u64, sector / ZONE_SECTORS, MAX_ZONES - 1)];
-	unsigned int i;
-
-	if (!zoned || sector < ZONE_SECTORS)
-		return VIRTIO_BLK_S_OK;
-	if (sector != *wp)
-		return VIRTIO_BLK_S_ZONE_UNALIGNED_WP;
-	for (i = 0; i < req->num_bufs; i++)
-		*wp += req->bufs[i].len / 512;
-	return VIRTIO_BLK_S_OK;
-}
-
 /* Discard or write zeroes, which both leave zeroes. */
 static u8 clear(struct fake_req *req)
 {
@@ -423,16 +373,8 @@ static u8 execute(struct fake_req *req)
 	}
 	if (type == VIRTIO_BLK_T_DISCARD || type == VIRTIO_BLK_T_WRITE_ZEROES)
 		return clear(req);
-	if (type == VIRTIO_BLK_T_ZONE_REPORT && zoned)
-		return report_zones(req);
 	if (type > VIRTIO_BLK_T_OUT)
 		return VIRTIO_BLK_S_UNSUPP;
-	if (type == VIRTIO_BLK_T_OUT) {
-		u8 status = move_wp(req);
-
-		if (status)
-			return status;
-	}
 
 	for (i = 0; i < req->num_bufs; i++) {
 		u32 len = req->bufs[i].len;
@@ -526,13 +468,13 @@ static void work_fn(struct work_struct *work)
 {
 	unsigned int i;
 
-	guard(mutex)(&fake.lock);
-	if (!(fake.status & VIRTIO_CONFIG_S_DRIVER_OK) || wrong_status)
-		return;
+	mutex_lock(&fake.lock);
 	for (i = 0; i < MAX_QUEUES; i++) {
-		if (fake.vqs[i].vq)
+		if (fake.status & VIRTIO_CONFIG_S_DRIVER_OK && !wrong_status &&
+		    fake.vqs[i].vq)
 			serve(&fake.vqs[i]);
 	}
+	mutex_unlock(&fake.lock);
 }
 
 static void later_fn(struct work_struct *work)
@@ -565,8 +507,9 @@ static u8 fake_get_status(struct virtio_device *vdev)
 
 static void fake_set_status(struct virtio_device *vdev, u8 status)
 {
-	scoped_guard(mutex, &fake.lock)
-		fake.status = status & ~wrong_status;
+	mutex_lock(&fake.lock);
+	fake.status = status & ~wrong_status;
+	mutex_unlock(&fake.lock);
 
 	if (status & VIRTIO_CONFIG_S_DRIVER_OK)
 		kick();
@@ -574,12 +517,13 @@ static void fake_set_status(struct virtio_device *vdev, u8 status)
 
 static void fake_reset(struct virtio_device *vdev)
 {
-	guard(mutex)(&fake.lock);
+	mutex_lock(&fake.lock);
 	resets++;
 	forget();
 	if (wrong_status == VIRTIO_CONFIG_S_NEEDS_RESET)
 		wrong_status = 0;
 	fake.config.wce = 1;
+	mutex_unlock(&fake.lock);
 }
 
 static bool fake_notify(struct virtqueue *vq)
@@ -595,18 +539,30 @@ static void fake_del_vqs(struct virtio_device *vdev)
 {
 	unsigned int i;
 
-	guard(mutex)(&fake.lock);
+	mutex_lock(&fake.lock);
 	for (i = 0; i < MAX_QUEUES; i++) {
 		if (fake.vqs[i].vq)
 			vring_del_virtqueue(fake.vqs[i].vq);
 		fake.vqs[i].vq = NULL;
 	}
+	mutex_unlock(&fake.lock);
 }
 
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 11, 0)
+static int fake_find_vqs(struct virtio_device *vdev, unsigned int nvqs,
+			 struct virtqueue *vqs[], vq_callback_t *callbacks[],
+			 const char * const names[], const bool *ctx,
+			 struct irq_affinity *desc)
+#define VQ_CALLBACK(i)	callbacks[i]
+#define VQ_NAME(i)	names[i]
+#else
 static int fake_find_vqs(struct virtio_device *vdev, unsigned int nvqs,
 			 struct virtqueue *vqs[],
 			 struct virtqueue_info vqs_info[],
 			 struct irq_affinity *desc)
+#define VQ_CALLBACK(i)	vqs_info[i].callback
+#define VQ_NAME(i)	vqs_info[i].name
+#endif
 {
 	unsigned int i;
 
@@ -614,19 +570,18 @@ static int fake_find_vqs(struct virtio_device *vdev, unsigned int nvqs,
 		struct virtqueue *vq;
 
 		vq = vring_create_virtqueue(i, size, PAGE_SIZE, vdev, true, false,
-					    false, fake_notify,
-					    vqs_info[i].callback,
-					    vqs_info[i].name);
+					    false, fake_notify, VQ_CALLBACK(i),
+					    VQ_NAME(i));
 		if (!vq) {
 			fake_del_vqs(vdev);
 			return -ENOMEM;
 		}
-		scoped_guard(mutex, &fake.lock) {
-			INIT_LIST_HEAD(&fake.vqs[i].held);
-			fake.vqs[i].last_avail = 0;
-			fake.vqs[i].vring = virtqueue_get_vring(vq);
-			fake.vqs[i].vq = vq;
-		}
+		mutex_lock(&fake.lock);
+		INIT_LIST_HEAD(&fake.vqs[i].held);
+		fake.vqs[i].last_avail = 0;
+		fake.vqs[i].vring = virtqueue_get_vring(vq);
+		fake.vqs[i].vq = vq;
+		mutex_unlock(&fake.lock);
 		vqs[i] = vq;
 	}
 	return 0;
@@ -645,7 +600,6 @@ static u64 fake_get_features(struct virtio_device *vdev)
 	       BIT_ULL(VIRTIO_BLK_F_CONFIG_WCE) |
 	       BIT_ULL(VIRTIO_BLK_F_DISCARD) |
 	       BIT_ULL(VIRTIO_BLK_F_WRITE_ZEROES) |
-	       (zoned ? BIT_ULL(VIRTIO_BLK_F_ZONED) : 0) |
 	       (features_off & 1 ? 0 : BIT_ULL(F_CANCEL)) |
 	       (features_off & 2 ? 0 : BIT_ULL(VIRTIO_RING_F_INDIRECT_DESC));
 }
@@ -673,19 +627,6 @@ static void fake_release(struct device *dev)
 {
 }
 
-static void init_zones(void)
-{
-	struct virtio_blk_zoned_characteristics *z = &fake.config.zoned;
-	unsigned int i;
-
-	for (i = 0; i < MAX_ZONES; i++)
-		fake.wps[i] = i * ZONE_SECTORS;
-	z->model = VIRTIO_BLK_Z_HM;
-	z->zone_sectors = cpu_to_virtio32(&fake.vdev, ZONE_SECTORS);
-	z->max_append_sectors = cpu_to_virtio32(&fake.vdev, 64);
-	z->write_granularity = cpu_to_virtio32(&fake.vdev, 512);
-}
-
 static int __init fake_init(void)
 {
 	int err = -ENOMEM;
@@ -705,7 +646,6 @@ static int __init fake_init(void)
 	fake.config.max_write_zeroes_sectors =
 		cpu_to_virtio32(&fake.vdev, MAX_CLEAR);
 	fake.config.max_write_zeroes_seg = cpu_to_virtio32(&fake.vdev, 1);
-	init_zones();
 
 	fake.disk = vzalloc(disk_sectors * 512);
 	if (!fake.disk)

@@ -100,6 +100,13 @@ class Build:
                                "sd_mod", "dm-multipath", "dm-round-robin")]
         for module in filter(Path.exists, tests):
             content[f"lib/modules/test/{module.name}"] = module
+        # What old kernels have as modules is loaded by init, in this order
+        boot = [self.kernel.parent / f"modules/{name}.ko"
+                for name in ("virtio", "virtio_ring", "virtio_pci_legacy_dev",
+                             "virtio_pci_modern_dev", "virtio_pci",
+                             "virtio_console")]
+        for number, module in enumerate(filter(Path.exists, boot)):
+            content[f"lib/modules/boot/{number}-{module.name}"] = module
         # This file says what is in it
         if not _outdated(self.initramfs, [*content.values(), Path(__file__)]):
             return
