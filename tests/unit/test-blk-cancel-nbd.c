@@ -4,7 +4,8 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * The server does not answer in the upper half of its disk.
+ * The server does not answer in the upper half of its disk. The damper does not
+ * matter to the lower one, which is far away.
  */
 
 #include "qemu/osdep.h"
@@ -15,7 +16,7 @@
 #include "main-loop-wait.h"
 #include "nbd-test-server.h"
 
-#define SIZE        (1 * MiB)
+#define SIZE        (64 * MiB)
 #define HALF        (SIZE / 2)
 #define BLOCK       4096
 #define MANY        40      /* more than a client has under way otherwise */
