@@ -14,6 +14,10 @@ from harness.guest import Disk
 from harness.process import wait_until
 from harness.qmp import QMPError
 
+# A file is given two seconds to answer, with all of QEMU waiting. What does not
+# let go waits until it is released, which these tests do only at their end.
+SILENCE = 6
+
 pytestmark = pytest.mark.usefixtures("need_fuse")
 
 
@@ -54,7 +58,7 @@ def test_refused(rig):
     """What needs the file is refused in time, what does not works."""
     server, guest = boot(rig)
     server.pause_all()
-    with rig.alive():
+    with rig.alive(SILENCE):
         for query in ("query-block", "query-named-block-nodes",
                       "query-blockstats"):
             guest.qmp.command(query)
@@ -84,7 +88,7 @@ def test_unplug(rig):
     """The disk and its node go; the file is closed when it answers."""
     server, guest = boot(rig)
     server.pause_all()
-    with rig.alive():
+    with rig.alive(SILENCE):
         guest.qmp.command("device_del", id="disk")
         wait_until(lambda: not has_device(guest), "the disk to go", LATEST)
         wait_until(lambda: works(lambda: guest.qmp.command(
