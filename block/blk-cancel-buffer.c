@@ -285,7 +285,7 @@ static void coroutine_fn co_pause(BlkCancelReq *r)
 
 static void coroutine_fn co_copy_in(BlkCancelReq *r)
 {
-    for (uint64_t done = 0; done < r->bytes && !r->canceled; done += COPY_SIZE) {
+    for (uint64_t done = 0; done < r->bytes; done += COPY_SIZE) {
         if (done) {
             co_pause(r);
             if (r->canceled) {
@@ -300,7 +300,7 @@ static void coroutine_fn co_copy_in(BlkCancelReq *r)
 void coroutine_fn blk_cancel_co_copy_out(BlkCancelReq *r)
 {
     r->state = BLK_CANCEL_WAITING;
-    for (uint64_t done = 0; done < r->bytes && !r->canceled; done += COPY_SIZE) {
+    for (uint64_t done = 0; done < r->bytes; done += COPY_SIZE) {
         if (done) {
             co_pause(r);
             if (r->canceled) {

@@ -23,7 +23,7 @@ typedef enum BlkCancelState {
     BLK_CANCEL_NEW,             /* its coroutine has not been entered yet */
     BLK_CANCEL_WAITING,
     BLK_CANCEL_ISSUED,
-    BLK_CANCEL_RETURNED,        /* with a result that the caller does not know */
+    BLK_CANCEL_RETURNED,        /* with a result the caller does not know */
     BLK_CANCEL_DONE,            /* the callback has run, or runs now */
 } BlkCancelState;
 

@@ -8,9 +8,9 @@
  *
  * Whatever is abandoned hangs, and so will others that ask for the same.  A
  * guest that tries again and again would fill threads, slots of a connection
- * and memory with them, until the part of the disk that works stops as well.  So
- * a region of the disk where several hang takes no more, until one of them has
- * ended.  The rest of the disk goes on.
+ * and memory with them, until the part of the disk that works stops as well.
+ * So a region of the disk where several hang takes no more, until one of them
+ * has ended.  The rest of the disk goes on.
  */
 
 #include "qemu/osdep.h"

@@ -252,7 +252,8 @@ static void blk_cancel_report_failures(BlkCancel *d)
         warn_report("%s: an abandoned %s, %" PRId64 " bytes at %" PRId64
                     ", has ended with an error: %s",
                     name->qdev_id ?: name->qom_path, BlockHungOperation_str(op),
-                    s.failure.bytes, s.failure.offset, strerror(-s.failure.ret));
+                    s.failure.bytes, s.failure.offset,
+                    strerror(-s.failure.ret));
     }
     qapi_event_send_block_hung_failed(name->qom_path, name->qdev_id,
                                       name->device, name->node_name, op,

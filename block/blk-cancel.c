@@ -44,7 +44,7 @@
 #include "trace.h"
 
 /* Requests whose memory a thread keeps */
-#ifdef __SANITIZE_ADDRESS__
+#ifdef CONFIG_ASAN_IFACE_FIBER
 #define MAX_UNUSED  0           /* who uses one after its end is to be seen */
 #else
 #define MAX_UNUSED  256

@@ -99,7 +99,8 @@ static void print_requests(Monitor *mon, BlockHungStats *s)
                    PRIu32 " for budget, %" PRIu32 " drained\n",
                    s->waiting_fence, s->waiting_budget, s->waiting_drained);
     if (s->failed) {
-        monitor_printf(mon, "    Ended in error:   %" PRIu64 "\n", s->failed);
+        monitor_printf(mon, "    Ended in error:   %" PRIu64 "\n",
+                       s->failed);
     }
     monitor_printf(mon, "    Budget used:      %s of %s\n", used, budget);
 }
@@ -109,8 +110,10 @@ static const char *state_of(BlockHungStats *s)
     if (s->abandoned) {
         return "storage hangs";
     }
-    return s->issued_age_ns >= NANOSECONDS_PER_SECOND ? "nothing abandoned, but the storage does not answer"
-                      : "nothing abandoned";
+    if (s->issued_age_ns >= NANOSECONDS_PER_SECOND) {
+        return "nothing abandoned, but the storage does not answer";
+    }
+    return "nothing abandoned";
 }
 
 void hmp_info_block_hung(Monitor *mon, const QDict *qdict)

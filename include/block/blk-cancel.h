@@ -78,7 +78,7 @@ typedef struct BlkCancelInfo {
     uint64_t abandoned_bytes;        /* their ranges */
     uint64_t abandoned_ever;
     uint64_t cancels[BLK_CANCEL__MAX]; /* ever, see BlkCancelOutcome */
-    uint64_t failed;                /* abandoned ones that ended in error, ever */
+    uint64_t failed;                /* of them, ended in an error, ever */
     uint64_t budget;                /* BlkCancelOptions.budget, or its share */
     uint64_t budget_used;           /* bytes of buffer in use now */
     unsigned int waiting_drained;   /* parked by a drained section */

@@ -36,7 +36,7 @@ static rlim_t address_space(pid_t pid)
     g_autofree char *statm = NULL;
 
     g_assert_true(g_file_get_contents(path, &statm, NULL, NULL));
-    return g_ascii_strtoull(statm, NULL, 10) * getpagesize();
+    return g_ascii_strtoull(statm, NULL, 10) * qemu_real_host_page_size();
 }
 
 /*
