@@ -103,3 +103,36 @@ void blk_gate_end_job(Job *job, QEMUBHFunc *job_exit)
         blk_gate_schedule("the end of a job", job_exit, job);
     }
 }
+
+typedef struct GateJobCancel {
+    Job *job;                   /* a reference */
+    bool force;
+} GateJobCancel;
+
+static void gate_job_cancel_cb(void *opaque)
+{
+    g_autofree GateJobCancel *c = opaque;
+
+    JOB_LOCK_GUARD();
+    /* It may have ended meanwhile */
+    if (!job_apply_verb_locked(c->job, JOB_VERB_CANCEL, NULL)) {
+        job_cancel_locked(c->job, c->force);
+    }
+    job_unref_locked(c->job);
+}
+
+bool blk_gate_cancel_job_locked(Job *job, bool force)
+{
+    bool runs = job->co && !job->deferred_to_main_loop &&
+                job->status != JOB_STATUS_CONCLUDED;
+    GateJobCancel *c;
+
+    if (runs || !blk_cancel_any() || blk_gate_is_idle()) {
+        return false;
+    }
+    job_ref_locked(job);
+    c = g_new(GateJobCancel, 1);
+    *c = (GateJobCancel) { .job = job, .force = force };
+    blk_gate_call("the end of a job", false, gate_job_cancel_cb, c);
+    return true;
+}

@@ -82,6 +82,13 @@ static bool gate_look(GateView *v, int64_t since)
     return v->bs || v->worst.in_flight;
 }
 
+bool blk_gate_is_idle(void)
+{
+    GateView v;
+
+    return !gate_look(&v, INT64_MAX);
+}
+
 /* The name that the user has given the disk, or one to find it by */
 static char *gate_disk_name(BlockBackend *blk)
 {

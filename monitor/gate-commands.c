@@ -6,7 +6,8 @@
  * Those that drain disks or change the block graph, because these wait for
  * every request of every disk.  A command that only takes the graph's read lock
  * waits for nobody, and is not here; nor is one that must always work, like
- * "cont", or that serves to look at what hangs.
+ * "cont", that serves to look at what hangs, or that may end it: to cancel a
+ * job lets go what waits for the job's target.
  *
  * "quit" is not here, because it cannot be refused: see system/gate-vm.c.
  */
@@ -64,11 +65,9 @@ static const GatedCommand gated_qmp[] = {
     { "drive-mirror" },
 
     /* ... and go when they end, which these may bring about at once */
-    { "block-job-cancel" },
     { "block-job-complete" },
     { "block-job-dismiss" },
     { "block-job-finalize" },
-    { "job-cancel" },
     { "job-complete" },
     { "job-dismiss" },
     { "job-finalize" },
@@ -89,7 +88,6 @@ static const GatedCommand gated_qmp[] = {
 
 /* The same, by the names that the human monitor has for them */
 static const GatedCommand gated_hmp[] = {
-    { "block_job_cancel" },
     { "block_job_complete" },
     { "block_resize", true },
     { "block_set_io_throttle" },

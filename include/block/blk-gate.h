@@ -171,4 +171,20 @@ bool coroutine_fn blk_gate_co_before_drain(Job *job, int64_t *slept_ns);
  */
 void blk_gate_end_job(Job *job, QEMUBHFunc *job_exit);
 
+/*
+ * blk_gate_cancel_job_locked:
+ *
+ * The user cancels @job.  One that runs is only told to end, which may be what
+ * ends a hang: so that is never refused, and never waits.  One that has done
+ * its work, or not begun, would change the block graph at once: it is cancelled
+ * later, when the gate lets it in.
+ *
+ * Context: main loop, with the job lock held.
+ * Returns: whether it is cancelled later; otherwise nothing has been done.
+ */
+bool blk_gate_cancel_job_locked(Job *job, bool force);
+
+/* Whether a drained section, or a graph change, has nothing to wait for now. */
+bool blk_gate_is_idle(void);
+
 #endif /* BLOCK_BLK_GATE_H */

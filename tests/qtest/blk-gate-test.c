@@ -49,9 +49,9 @@ static const Row rows[] = {
       " 'device': 'n1', 'target': 'n2', 'sync': 'none', 'speed': 1}}",
       REFUSED, WORKS },
     { "{'execute': 'block-job-cancel', 'arguments': {'device': 'job',"
-      " 'force': true}}", REFUSED, WORKS },
+      " 'force': true}}", FAILS, WORKS },
     { "{'execute': 'job-cancel', 'arguments': {'id': 'none'}}",
-      REFUSED, FAILS },
+      FAILS, FAILS },
     { "{'execute': 'job-complete', 'arguments': {'id': 'none'}}",
       REFUSED, FAILS },
     { "{'execute': 'job-finalize', 'arguments': {'id': 'none'}}",
@@ -178,7 +178,6 @@ static const char *const hmp_rows[] = {
     "block_resize none 4M",
     "block_set_io_throttle none 0 0 0 0 0 0",
     "block_stream none",
-    "block_job_cancel none",
     "block_job_complete none",
     "change none x",
     "drive_backup none x",
@@ -877,5 +876,6 @@ int main(int argc, char **argv)
     gate_add_test("job/mirror-ends", test_mirror_ends, true);
     gate_add_test("job/mirror-fails", test_mirror_fails, true);
     gate_add_inside_tests();
+    gate_add_job_tests();
     return g_test_run();
 }

@@ -13,4 +13,7 @@ void gate_add_test(const char *path, void (*fn)(const void *opts), bool loops);
 /* blk-gate-inside.c */
 void gate_add_inside_tests(void);
 
+/* blk-gate-jobs.c */
+void gate_add_job_tests(void);
+
 #endif
