@@ -12,7 +12,7 @@
 #ifndef BLOCK_BLK_CANCEL_CORE_H
 #define BLOCK_BLK_CANCEL_CORE_H
 
-#include "block/blk-cancel-quiesce.h"
+#include "block/blk-cancel-hold.h"
 #include "block/blk-cancel_int.h"
 #include "block/throttle-groups.h"
 #include "qemu/interval-tree.h"
@@ -78,6 +78,7 @@ typedef struct QEMU_ALIGNED(64) BlkCancelCtx {
     /* The same, for other threads to look at: atomic */
     uint64_t spare;             /* of BlkCancel.charged, for what comes next */
     unsigned int nr_issued;     /* entries of @issued */
+    unsigned int nr_slow;       /* of these: BlkCancelLoad.slow */
     uint64_t ended;             /* left it, ever */
     int64_t oldest_ns;          /* when its first was issued, or 0 */
 } BlkCancelCtx;
@@ -145,6 +146,9 @@ struct BlkCancel {
 
     /* BQL */
     QLIST_ENTRY(BlkCancel) all;
+
+    /* Written under the BQL, read by every thread that submits: atomic */
+    bool held;                  /* see blk_cancel_hold() */
 
     BlkCancelFigures stats;
 };
@@ -310,7 +314,7 @@ void blk_cancel_free_idle(BlkCancelCtx *ctx);
 uint64_t blk_cancel_budget_used_locked(BlkCancel *d);
 
 /*
- * blk-cancel-quiesce.c
+ * blk-cancel-hold.c
  */
 
 /* All BlockBackends with cancelling on, and new ones, are known by this. */
@@ -318,10 +322,7 @@ void blk_cancel_register(BlkCancel *d);
 void blk_cancel_unregister(BlkCancel *d);
 BlkCancel *blk_cancel_next(BlkCancel *d);
 
-/* Whether the gate is closed: requests wait before they hold anything. */
-extern bool blk_cancel_gate_closed;
-
-/* A flush that passes the gate, as blk_aio_flush(). */
+/* A flush that is not held, as blk_aio_flush(). */
 BlockAIOCB *blk_cancel_aio_probe(BlkCancel *d, BlockCompletionFunc *cb,
                                  void *opaque);
 

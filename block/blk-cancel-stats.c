@@ -18,7 +18,7 @@
 #include "qemu/main-loop.h"
 #include "qapi/qapi-events-block-hung.h"
 #include "block/blk-cancel-qapi.h"
-#include "block/blk-cancel-quiesce.h"
+#include "block/blk-cancel-hold.h"
 #include "block/blk-orphan.h"
 #include "block/block_int.h"
 #include "hw/qdev-core.h"

@@ -79,20 +79,20 @@ void coroutine_fn blk_cancel_co_wait_unlock(BlkCancel *d, BlkCancelWaiter *w,
 }
 
 /*
- * Drained sections, and the gate
+ * Drained sections, and disks that are held
  */
 
 /* Whether @r, which holds nothing yet, must not go on. */
 static bool blk_cancel_must_park(BlkCancelReq *r)
 {
     return blk_in_drain(r->ctx->d->blk) ||
-           (qatomic_read(&blk_cancel_gate_closed) && !r->probe);
+           (qatomic_read(&r->ctx->d->held) && !r->probe);
 }
 
 /*
- * Park a request that comes in a drained section or at the closed gate, before
- * it holds anything: the section waits for whoever waits for what it would
- * hold.
+ * Park a request that comes in a drained section or while its disk is held,
+ * before it holds anything: the section waits for whoever waits for what it
+ * would hold.
  */
 static void coroutine_fn blk_cancel_co_park(BlkCancelReq *r)
 {
@@ -116,7 +116,7 @@ void blk_cancel_drained_end(BlkCancel *d)
     BlkCancelWaiterList woken = QTAILQ_HEAD_INITIALIZER(woken);
     BlkCancelWaiter *w;
 
-    if (!d || blk_in_drain(d->blk) || qatomic_read(&blk_cancel_gate_closed)) {
+    if (!d || blk_in_drain(d->blk) || qatomic_read(&d->held)) {
         return;
     }
     WITH_QEMU_LOCK_GUARD(&d->lock) {

@@ -4,9 +4,9 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * They are not abandoned: they write to their caller's memory, or may leave a
- * write pointer where nobody knows.  But while they wait - for the end of a
- * drained section, at the gate, at the fence - they are taken back like all
- * others; and once they are issued it is known for how long they have been.
+ * write pointer where nobody knows.  But while they wait - because their disk
+ * is drained or held, or at the fence - they are taken back like all others;
+ * and once they are issued it is known for how long they have been.
  */
 
 #include "qemu/osdep.h"

@@ -72,6 +72,12 @@ static void blk_cancel_complete(BlkCancelReq *r, int ret)
  * While it is with the storage
  */
 
+static bool blk_cancel_may_take_long(const BlkCancelReq *r)
+{
+    return r->op == BLK_CANCEL_FLUSH || r->op == BLK_CANCEL_DISCARD ||
+           (r->flags & BDRV_REQ_ZERO_WRITE);
+}
+
 static void blk_cancel_enter_issued(BlkCancelReq *r)
 {
     BlkCancelCtx *ctx = r->ctx;
@@ -82,6 +88,9 @@ static void blk_cancel_enter_issued(BlkCancelReq *r)
     }
     QTAILQ_INSERT_TAIL(&ctx->issued, r, issued);
     qatomic_set(&ctx->nr_issued, ctx->nr_issued + 1);
+    if (unlikely(blk_cancel_may_take_long(r))) {
+        qatomic_set(&ctx->nr_slow, ctx->nr_slow + 1);
+    }
     r->state = BLK_CANCEL_ISSUED;
     trace_blk_cancel_issue(ctx->d->blk, r);
 }
@@ -97,6 +106,9 @@ static void blk_cancel_leave_issued(BlkCancelReq *r)
     }
     QTAILQ_REMOVE(&ctx->issued, r, issued);
     qatomic_set(&ctx->nr_issued, ctx->nr_issued - 1);
+    if (unlikely(blk_cancel_may_take_long(r))) {
+        qatomic_set(&ctx->nr_slow, ctx->nr_slow - 1);
+    }
     qatomic_set_u64(&ctx->ended, ctx->ended + 1);
 }
 
@@ -405,7 +417,7 @@ BlockAIOCB *blk_cancel_submit(BlkCancelReq *r)
     trace_blk_cancel_submit(blk, r, r->common.opaque, r->op, r->offset,
                             r->bytes, r->flags);
     blk_inc_in_flight(blk);
-    /* Before the gate is looked at; pairs with blk_cancel_close_gate() */
+    /* Before it is asked whether it is held; pairs with blk_cancel_hold() */
     smp_mb__after_rmw();
     r->co = qemu_coroutine_create(blk_cancel_entry, r);
     aio_co_enter(r->ctx->ctx, r->co);

@@ -13,8 +13,7 @@
 #include "qemu/main-loop.h"
 #include "block/aio.h"
 #include "block/blk-cancel_int.h"
-#include "block/blk-cancel-quiesce.h"
-#include "block/blk-gate.h"
+#include "block/blk-hold.h"
 #include "block/blk-orphan.h"
 #include "block/block.h"
 #include "hw/qdev-core.h"
@@ -35,20 +34,6 @@ static QTAILQ_HEAD(, BlkOrphan) orphans = QTAILQ_HEAD_INITIALIZER(orphans);
 
 /* BQL; all that live, without a reference */
 static GSList *iothreads;
-
-/* Whether to drain a disk, and to change the graph, is to wait for nothing */
-static bool orphan_storage_is_idle(void)
-{
-    BlkCancelLoad load = {};
-    int64_t oldest;
-
-    while (blk_cancel_next_load(&load)) {
-        if (load.in_flight) {
-            return false;
-        }
-    }
-    return !blk_cancel_node_started_before(INT64_MAX, &oldest);
-}
 
 void blk_orphan_iothread_begins(Object *iothread)
 {
@@ -85,7 +70,7 @@ bool blk_orphan_begin(BlockBackend *blk)
     GLOBAL_STATE_CODE();
 
     if (!*blk_orphan_slot(blk)) {
-        if (orphan_storage_is_idle()) {
+        if (blk_hold_is_idle()) {
             blk_set_cancel(blk, NULL, &error_abort);
             return false;
         }
@@ -142,9 +127,9 @@ void blk_orphan_reap(void)
     }
 }
 
-static void orphan_gate_cb(void *opaque)
+static void orphan_hold_cb(void *opaque)
 {
-    /* Whoever has passed the gate before may have done it */
+    /* Whoever has held the disks before may have done it */
     blk_orphan_reap();
 }
 
@@ -152,7 +137,7 @@ static void orphan_wait_bh(void *opaque)
 {
     g_autofree char *what = opaque;
 
-    blk_gate_call(what, false, orphan_gate_cb, NULL);
+    blk_hold_call(what, false, orphan_hold_cb, NULL);
 }
 
 bool blk_orphan_adopt(BlockBackend *blk)

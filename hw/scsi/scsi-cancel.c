@@ -27,7 +27,7 @@
 #include "qemu/rcu_queue.h"
 #include "qapi/error.h"
 #include "block/aio-wait.h"
-#include "block/blk-cancel-quiesce.h"
+#include "block/blk-cancel-hold.h"
 #include "block/blk-orphan.h"
 #include "hw/scsi/scsi-cancel.h"
 #include "system/block-backend.h"

@@ -113,7 +113,7 @@ unsigned int blk_cancel_in_flight(BlockBackend *blk);
  * blk_cancel_drained_end:
  * @d: the engine, or NULL
  *
- * Resume what was parked, unless a drained section or the gate still holds it.
+ * Resume what was parked, unless it is drained or held still.
  *
  * Context: main loop, BQL held.
  */

@@ -9,7 +9,7 @@
  * device goes at once, and the BlockBackend stays behind as an orphan: with its
  * root node, whose permissions keep others off the image; with the IOThreads
  * that its abandoned requests run in; and with its engine.  It goes when the
- * gate (blk-gate.h) lets it.
+ * nothing is under way any more (blk-hold.h).
  *
  * Hooks: block-backend.c (the device leaves; naming), block/qapi.c (listing),
  * virtio-scsi.c (an HBA whose disk has left), iothread.c (which there are).
@@ -61,7 +61,7 @@ bool blk_orphan_adopt(BlockBackend *blk);
  * Let all orphans go.
  *
  * Context: main loop, outside coroutines and nested event loops, between
- * entering and leaving the gate.
+ * beginning and ending to hold disks.
  */
 void blk_orphan_reap(void);
 

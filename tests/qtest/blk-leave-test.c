@@ -23,6 +23,8 @@ Vbc *leave_start(const void *base)
 
     opts.server = true;
     opts.node = true;
+    /* A second without progress, and the storage hangs */
+    opts.args = opts.args ?: "-machine hold-timeout=4000";
     return vbc_start(&opts);
 }
 

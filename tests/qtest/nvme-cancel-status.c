@@ -164,7 +164,8 @@ static void test_stop(void)
     g_assert_nonnull(gate_says(rsp));
     qobject_unref(rsp);
     rsp = qtest_qmp(v->qts, "{'execute': 'blockdev-add', 'arguments': {"
-                    "'driver': 'null-co', 'node-name': 'null'}}");
+                    "'driver': 'raw', 'node-name': 'other', 'file': {"
+                    "'driver': 'null-co'}}}");
     g_assert_nonnull(strstr(gate_says(rsp), "disk 'ns1' waits for an answer"));
     qobject_unref(rsp);
     nvd_abort(v, &c[0]);

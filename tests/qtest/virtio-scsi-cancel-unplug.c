@@ -16,7 +16,8 @@
 static void test_disk(const void *base)
 {
     static const char other[] = "{\"execute\": \"blockdev-add\","
-        " \"arguments\": {\"driver\": \"null-co\", \"node-name\": \"null\"}}";
+        " \"arguments\": {\"driver\": \"raw\", \"node-name\": \"other\","
+        " \"file\": {\"driver\": \"null-co\"}}}";
     Vsd *s = vsd_start(&(VsdOptions) { .base = base });
     VsdCmd c[VSD_HANGING];
     QDict *rsp;

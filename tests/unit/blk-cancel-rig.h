@@ -286,7 +286,7 @@ void rig_add_pair(const char *topic, RigOp op, RigOp newer,
                   void (*fn)(const RigVariant *v));
 
 /* The files of this test program */
-void add_gate_tests(void);
+void add_hold_tests(void);
 void add_fence_tests(void);
 void add_budget_tests(void);
 void add_damper_tests(void);

@@ -11,8 +11,8 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "block/blk-cancel_int.h"
-#include "block/blk-cancel-quiesce.h"
-#include "block/blk-gate.h"
+#include "block/blk-cancel-hold.h"
+#include "block/blk-hold.h"
 #include "blk-cancel-rig.h"
 
 static const RigOp zone_ops[] = {
@@ -78,16 +78,16 @@ static void test_gate(const RigVariant *v)
     g_autoptr(RigReq) req = NULL;
     g_autofree char *why = NULL;
 
-    blk_cancel_close_gate();
+    blk_cancel_hold(NULL);
     req = rig_submit(rig, 0, v->op, 0, RIG_BLOCK, 0xaa);
     rig_wait(rig_info(rig).waiting_drained == 1);
     rig_settle(rig);
     g_assert_cmpuint(rig_arrived(rig), ==, 0);
     g_assert_cmpuint(blk_cancel_in_flight(rig->blk), ==, 0);
-    blk_cancel_open_gate();
+    blk_cancel_unhold();
 
     rig_wait(rig_nr_held(rig) == 1);
-    rig_wait((why = blk_gate_describe()));
+    rig_wait((why = blk_hold_describe()));
     g_assert_nonnull(strstr(why, "has 1 request with the storage, 0 of them"));
     rig_release_all(rig);
     rig_check_result(req, 0);

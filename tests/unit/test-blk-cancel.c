@@ -656,7 +656,7 @@ int main(int argc, char **argv)
     add_throttle_tests();
     add_load_tests();
     add_zoned_tests();
-    add_gate_tests();
+    add_hold_tests();
     add_stats_tests();
 
     return g_test_run();

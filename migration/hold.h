@@ -6,26 +6,26 @@
  * Hooks: migration.c (begin, switchover, query-migrate, the end).
  */
 
-#ifndef MIGRATION_BLK_GATE_H
-#define MIGRATION_BLK_GATE_H
+#ifndef MIGRATION_HOLD_H
+#define MIGRATION_HOLD_H
 
 #include "migration.h"
 
 /*
- * migration_gate_may_begin:
+ * migration_hold_may_begin:
  *
  * Whether a migration makes sense: not when QEMU is about to end.
  *
  * Context: BQL held.
  * Returns: true, or false with @errp set.
  */
-bool migration_gate_may_begin(Error **errp);
+bool migration_hold_may_begin(Error **errp);
 
 /*
- * migration_gate_enter:
+ * migration_hold_enter:
  * @postcopy: what can be sent after the switchover does not count
  *
- * The VM could be stopped now.  Enter the gate (block/blk-gate.h), so that it
+ * The VM could be stopped now.  Hold the disks (block/blk-hold.h), so that it
  * has no storage to wait for, and look again whether little is left to send.
  *
  * If the storage hangs this says so, in a warning and in query-migrate, and
@@ -33,32 +33,33 @@ bool migration_gate_may_begin(Error **errp);
  * again.
  *
  * Context: migration thread, BQL not held.
- * Returns: true if the VM is to be stopped by migration_stop_vm(), which leaves
- * the gate; false if the switchover is postponed.
+ * Returns: true if the VM is to be stopped by migration_stop_vm(), which lets
+ * them go; false if the switchover is postponed.
  */
-bool migration_gate_enter(MigrationState *s, bool postcopy);
+bool migration_hold_enter(MigrationState *s, bool postcopy);
 
 /*
- * migration_gate_wait:
+ * migration_hold_wait:
  *
  * The same for a background snapshot, which stops the VM first: try until
- * the gate is entered.
+ * the disks are held.
  *
  * Returns: false if the migration has ended instead.
  */
-bool migration_gate_wait(MigrationState *s);
+bool migration_hold_wait(MigrationState *s);
 
 /*
- * migration_gate_leave:
+ * migration_hold_leave:
+ * @failed: the VM could not be stopped, which fails the migration
  *
- * The VM has been stopped, or the migration has ended in whatever way: leave
- * the gate if it was entered.
+ * The VM has been stopped, or the migration has ended in whatever way: let
+ * the disks go if they were held.
  *
  * Context: BQL held.
  */
-void migration_gate_leave(void);
+void migration_hold_leave(bool failed);
 
 /* For query-migrate.  BQL held. */
-void migration_gate_fill_info(MigrationInfo *info);
+void migration_hold_fill_info(MigrationInfo *info);
 
-#endif /* MIGRATION_BLK_GATE_H */
+#endif /* MIGRATION_HOLD_H */

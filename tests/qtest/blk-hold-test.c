@@ -18,12 +18,12 @@
 #include "qobject/qdict.h"
 #include "qobject/qlist.h"
 #include "qemu/sockets.h"
-#include "blk-gate-test.h"
+#include "blk-hold-test.h"
 #include "gate-patience.h"
 #include "virtio-blk-cancel-lib.h"
 
 typedef enum Expect {
-    REFUSED,                /* by the gate, while storage hangs */
+    REFUSED,                /* while storage hangs */
     WORKS,                  /* as ever */
     FAILS,                  /* as ever, with an error of its own */
 } Expect;
@@ -38,9 +38,13 @@ typedef struct Row {
 static const Row rows[] = {
     { "{'execute': 'blockdev-add', 'arguments': {'driver': 'null-co',"
       " 'node-name': 'n1', 'size': 1048576, 'read-zeroes': true}}",
-      REFUSED, WORKS },
+      WORKS, FAILS },
     { "{'execute': 'blockdev-add', 'arguments': {'driver': 'null-co',"
       " 'node-name': 'n2', 'size': 1048576, 'read-zeroes': true}}",
+      WORKS, FAILS },
+    { "{'execute': 'blockdev-add', 'arguments': {'driver': 'raw',"
+      " 'node-name': 'n3', 'file': 'n1'}}", REFUSED, WORKS },
+    { "{'execute': 'blockdev-del', 'arguments': {'node-name': 'n3'}}",
       REFUSED, WORKS },
     { "{'execute': 'blockdev-reopen', 'arguments': {'options': ["
       "{'driver': 'null-co', 'node-name': 'n1', 'size': 1048576,"
@@ -127,14 +131,16 @@ static const Row rows[] = {
       " 'node-name': 'n1'}}", REFUSED, FAILS },
     { "{'execute': 'device_add', 'arguments': {'driver': 'virtio-blk-pci',"
       " 'drive': 'n1', 'id': 'new'}}", REFUSED, WORKS },
+    { "{'execute': 'device_add', 'arguments': {'driver': 'virtio-rng-pci',"
+      " 'id': 'rng'}}", WORKS, FAILS },
     { "{'execute': 'nbd-server-start', 'arguments': {'addr': {"
       "'type': 'unix', 'data': {'path': '%s.nbd'}}}}", WORKS, FAILS },
     { "{'execute': 'block-export-add', 'arguments': {'type': 'nbd',"
       " 'id': 'exp', 'node-name': 'n2'}}", REFUSED, WORKS },
     { "{'execute': 'block-export-del', 'arguments': {'id': 'exp'}}",
-      REFUSED, WORKS },
+      FAILS, WORKS },
     { "{'execute': 'nbd-server-remove', 'arguments': {'name': 'none'}}",
-      REFUSED, FAILS },
+      FAILS, FAILS },
     { "{'execute': 'nbd-server-stop'}", REFUSED, WORKS },
     { "{'execute': 'blockdev-del', 'arguments': {'node-name': 'n2'}}",
       REFUSED, WORKS },
@@ -184,10 +190,9 @@ static const char *const hmp_rows[] = {
     "drive_mirror none x",
     "drive_add 0 if=none,id=hmp,driver=null-co",
     "drive_del hmp",
-    "device_add none",
+    "device_add none,drive=none",
     "eject none",
     "nbd_server_add none",
-    "nbd_server_remove none",
     "nbd_server_start none",
     "nbd_server_stop",
     "snapshot_blkdev none x",
@@ -224,7 +229,7 @@ static int connect_to(const char *path)
 static char *scratch_name(void)
 {
     char *name = NULL;
-    int fd = g_file_open_tmp("blk-gate-XXXXXX", &name, NULL);
+    int fd = g_file_open_tmp("blk-hold-XXXXXX", &name, NULL);
 
     g_assert_cmpint(fd, >=, 0);
     close(fd);
@@ -238,7 +243,8 @@ static bool start(Monitors *m, const void *opaque, const char *more)
 
     m->qmp_path = scratch_name();
     m->hmp_path = scratch_name();
-    args = g_strdup_printf("-chardev socket,id=qmp2,path=%s,server=on,wait=off"
+    args = g_strdup_printf(HOLD_TIMEOUT
+                           " -chardev socket,id=qmp2,path=%s,server=on,wait=off"
                            " -mon chardev=qmp2,mode=control"
                            " -chardev socket,id=hmp,path=%s,server=on,wait=off"
                            ",mux=on -mon chardev=hmp,mode=readline %s",
@@ -521,7 +527,7 @@ static void test_hmp_key(const void *opts)
     vbc_stop(m.v);
 }
 
-/* A stop that nobody can refuse comes when the storage answers */
+/* After a stop that nobody can refuse the VM stands still at once */
 static void test_stop_inside(const void *opts)
 {
     Monitors m;
@@ -534,11 +540,15 @@ static void test_stop_inside(const void *opts)
     vbc_watch_begin(m.v);
     qtest_qmp_assert_success(m.v->qts, "{'execute': 'system_reset'}");
     qtest_qmp_eventwait(m.v->qts, "SHUTDOWN");
-    qtest_qmp_eventwait(m.v->qts, "BLOCK_GATE_WAIT");
-    check_status(&m, "running");
+    qtest_qmp_eventwait(m.v->qts, "STOP");
+    check_status(&m, "shutdown");
+    qtest_qmp_eventwait(m.v->qts, "BLOCK_HOLD_WAIT");
+    check_status(&m, "shutdown");
     vbc_watch_end(m.v);
     vbc_release(m.v);
-    wait_status(&m, "shutdown");
+    /* It is let in once the stop is over */
+    gate_patient_qmp(m.v->qts, "{\"execute\": \"stop\"}", NULL);
+    check_status(&m, "shutdown");
     vbc_check_disk(m.v, r.sector, r.len, 1);
     end_monitors(&m);
     vbc_abandon(m.v);
@@ -571,7 +581,7 @@ static void leave(const void *opts, bool abandoned, void (*ask)(Monitors *m))
     vbc_watch_begin(m.v);
     ask(&m);
     wait_status(&m, "shutdown");
-    qtest_qmp_eventwait(m.v->qts, "BLOCK_GATE_WAIT");
+    qtest_qmp_eventwait(m.v->qts, "BLOCK_HOLD_WAIT");
     qtest_qmp_assert_success(m.v->qts, "{'execute': 'query-block'}");
     qtest_qmp_assert_success(m.v->qts, "{'execute': 'system_reset'}");
     check_too_late(&m, "{\"execute\": \"cont\"}");
@@ -598,7 +608,7 @@ static void ask_hmp(Monitors *m)
 {
     expect_hmp(m, "(qemu) ");
     tell_hmp(m, "quit\n");
-    expect_hmp(m, "waiting for storage that hangs: disk 'vblk'");
+    expect_hmp(m, "waiting for the storage: disk 'vblk'");
     expect_hmp(m, "(qemu) ");
 }
 
@@ -634,7 +644,7 @@ static void quit_force(const void *opts, void (*ask)(Monitors *m))
     hang(&m, &r, true);
     vbc_watch_begin(m.v);
     ask_quit(&m);
-    qtest_qmp_eventwait(m.v->qts, "BLOCK_GATE_WAIT");
+    qtest_qmp_eventwait(m.v->qts, "BLOCK_HOLD_WAIT");
     qtest_set_expected_status(m.v->qts, EXIT_FAILURE);
     ask(&m);
     qtest_wait_qemu(m.v->qts);
@@ -737,7 +747,7 @@ static void test_job_ends(const void *opts)
     vbc_watch_begin(m.v);
     qtest_qmp_assert_success(m.v->qts, "{'execute': 'block-job-set-speed',"
                              " 'arguments': {'device': 'job', 'speed': 0}}");
-    qtest_qmp_eventwait(m.v->qts, "BLOCK_GATE_WAIT");
+    qtest_qmp_eventwait(m.v->qts, "BLOCK_HOLD_WAIT");
     check_status(&m, "running");
     qtest_qmp_assert_success(m.v->qts, "{'execute': 'system_reset'}");
     qtest_qmp_eventwait(m.v->qts, "RESET");
@@ -788,7 +798,7 @@ static void mirror_end(Monitors *m, VbcReq *r, bool fails)
 {
     QDict *event;
 
-    qtest_qmp_eventwait(m->v->qts, "BLOCK_GATE_WAIT");
+    qtest_qmp_eventwait(m->v->qts, "BLOCK_HOLD_WAIT");
     write_other(m, "128k");
     qtest_qmp_assert_success(m->v->qts, "{'execute': 'system_reset'}");
     qtest_qmp_eventwait(m->v->qts, "RESET");
@@ -843,11 +853,11 @@ static void test_mirror_fails(const void *opts)
     mirror_end(&m, &r, true);
 }
 
-void gate_add_test(const char *path, void (*fn)(const void *opts), bool loops)
+void hold_add_test(const char *path, void (*fn)(const void *opts), bool loops)
 {
     static const VbcOptions main_loop, iothread = { .iothreads = 1 };
-    g_autofree char *a = g_strdup_printf("/blk-gate/%s/main-loop", path);
-    g_autofree char *b = g_strdup_printf("/blk-gate/%s/iothread", path);
+    g_autofree char *a = g_strdup_printf("/blk-hold/%s/main-loop", path);
+    g_autofree char *b = g_strdup_printf("/blk-hold/%s/iothread", path);
 
     qtest_add_data_func(a, &main_loop, fn);
     if (loops) {
@@ -859,23 +869,24 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
 
-    gate_add_test("commands/hanging", test_commands_hanging, true);
-    gate_add_test("commands/abandoned", test_commands_abandoned, true);
-    gate_add_test("hmp/hanging", test_hmp_hanging, false);
-    gate_add_test("hmp/abandoned", test_hmp_abandoned, false);
-    gate_add_test("hmp/key", test_hmp_key, false);
-    gate_add_test("stop/inside", test_stop_inside, true);
-    gate_add_test("quit/hanging", test_quit_hanging, true);
-    gate_add_test("quit/abandoned", test_quit_abandoned, true);
-    gate_add_test("quit/sigterm", test_sigterm, false);
-    gate_add_test("quit/hmp", test_hmp_quit, false);
-    gate_add_test("quit/force", test_quit_force, true);
-    gate_add_test("quit/hmp-force", test_hmp_quit_force, false);
-    gate_add_test("quit/idle", test_quit_idle, false);
-    gate_add_test("job/ends", test_job_ends, true);
-    gate_add_test("job/mirror-ends", test_mirror_ends, true);
-    gate_add_test("job/mirror-fails", test_mirror_fails, true);
-    gate_add_inside_tests();
-    gate_add_job_tests();
+    hold_add_test("commands/hanging", test_commands_hanging, true);
+    hold_add_test("commands/abandoned", test_commands_abandoned, true);
+    hold_add_test("hmp/hanging", test_hmp_hanging, false);
+    hold_add_test("hmp/abandoned", test_hmp_abandoned, false);
+    hold_add_test("hmp/key", test_hmp_key, false);
+    hold_add_test("stop/inside", test_stop_inside, true);
+    hold_add_test("quit/hanging", test_quit_hanging, true);
+    hold_add_test("quit/abandoned", test_quit_abandoned, true);
+    hold_add_test("quit/sigterm", test_sigterm, false);
+    hold_add_test("quit/hmp", test_hmp_quit, false);
+    hold_add_test("quit/force", test_quit_force, true);
+    hold_add_test("quit/hmp-force", test_hmp_quit_force, false);
+    hold_add_test("quit/idle", test_quit_idle, false);
+    hold_add_test("job/ends", test_job_ends, true);
+    hold_add_test("job/mirror-ends", test_mirror_ends, true);
+    hold_add_test("job/mirror-fails", test_mirror_fails, true);
+    hold_add_inside_tests();
+    hold_add_job_tests();
+    hold_add_schema_tests();
     return g_test_run();
 }

@@ -1,5 +1,5 @@
 /*
- * The VM stops, and QEMU ends, behind the gate
+ * The VM stops, and QEMU ends, while disks are held
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
@@ -16,31 +16,31 @@
 #include "qapi/qapi-commands-control.h"
 #include "qapi/qapi-commands-migration.h"
 #include "qapi/qapi-commands-run-state.h"
+#include "qapi/qapi-events-run-state.h"
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"
 #include "qemu/timer.h"
 #include "block/aio.h"
-#include "block/blk-gate.h"
+#include "block/blk-hold.h"
 #include "block/block-io.h"
 #include "block/block-global-state.h"
 #include "block/graph-lock.h"
 #include "migration/misc.h"
 #include "system/cpus.h"
 #include "system/cpu-timers.h"
-#include "system/gate-vm.h"
+#include "system/hold-vm.h"
 #include "system/runstate.h"
 
 #define FLUSH_NS    (2 * NANOSECONDS_PER_SECOND)
 
 /* Owned by the main loop, but for exit_waits: written there, under the BQL */
 static struct {
-    bool waits;             /* a stop of the VM, for @state */
-    RunState state;
-    bool cont;              /* and then it goes on */
+    bool halted;            /* vCPUs stopped, and the devices do not know yet */
+    bool waits;             /* to tell them, and flush */
+    RunState state;         /* why */
 
     bool exit_waits;        /* and from then on */
     bool exits;
-    bool halted;            /* vCPUs stopped, and the devices do not know yet */
     bool forced;
 } vm;
 
@@ -48,99 +48,133 @@ static struct {
  * Stopping
  */
 
-static void gate_vm_stop_cb(void *opaque)
+/* The first half of a stop: it waits for no storage. */
+static void hold_vm_halt(RunState state, bool send_stop)
 {
-    /* Somebody else may have stopped it meanwhile: a migration, the user */
-    bool live = runstate_is_live(runstate_get());
+    RunState old = runstate_get();
 
-    vm.waits = false;
-    vm_stop(vm.state);
-    if (vm.cont && live && !runstate_needs_reset()) {
-        vm_start();
-    }
-}
-
-void gate_vm_stop(RunState state)
-{
-    if (!blk_gate_is_needed()) {
-        vm_stop(state);
+    /* The first reason counts */
+    if (!runstate_is_live(old)) {
         return;
     }
     vm.state = state;
-    vm.cont = false;
-    if (!vm.waits) {
-        vm.waits = true;
-        blk_gate_call("stop", true, gate_vm_stop_cb, NULL);
+    vm.halted = true;
+    vm_set_suspended(old == RUN_STATE_SUSPENDED);
+    runstate_set(state);
+    cpu_disable_ticks();
+    if (old == RUN_STATE_RUNNING) {
+        pause_all_vcpus();
+    }
+    if (send_stop) {
+        qapi_event_send_stop();
     }
 }
 
-bool gate_vm_cont(Error **errp)
+void hold_vm_tell_devices(void)
+{
+    if (vm.halted) {
+        vm.halted = false;
+        blk_hold_vm_stops();
+        vm_state_notify(false, runstate_get());
+    }
+}
+
+static void hold_vm_stop_cb(void *opaque)
+{
+    vm.waits = false;
+    if (!runstate_is_live(runstate_get())) {
+        vm_stop(runstate_get());
+    } else {
+        /* It goes on already: the devices begin again what has failed */
+        vm_stop(vm.state);
+        if (!runstate_needs_reset()) {
+            vm_start();
+        }
+    }
+}
+
+void hold_vm_stop(RunState state)
+{
+    if (!blk_cancel_any()) {
+        vm_stop(state);
+        return;
+    }
+    hold_vm_halt(state, true);
+    if (!vm.waits) {
+        vm.waits = true;
+        blk_hold_call("stop", true, hold_vm_stop_cb, NULL);
+    }
+}
+
+bool hold_vm_start(void)
+{
+    bool suspended = vm_get_suspended();
+
+    if (vm.exit_waits) {
+        return true;
+    }
+    if (!vm.halted) {
+        return false;
+    }
+    vm.halted = false;
+    vm_set_suspended(false);
+    runstate_set(suspended ? RUN_STATE_SUSPENDED : RUN_STATE_RUNNING);
+    qapi_event_send_resume();
+    cpu_enable_ticks();
+    if (!suspended) {
+        resume_all_vcpus();
+    }
+    return true;
+}
+
+bool hold_vm_cont(Error **errp)
 {
     if (vm.exit_waits) {
         error_setg(errp, "QEMU is about to quit");
-        return false;
     }
-    vm.cont = vm.waits && runstate_is_live(runstate_get());
-    return true;
+    return !vm.exit_waits;
 }
 
 /*
  * Leaving
  */
 
-/* The first half of vm_shutdown(): it waits for no storage. */
-static void gate_vm_halt(void)
+static void hold_vm_exit_cb(void *opaque)
 {
-    if (runstate_is_live(runstate_get())) {
-        bool running = runstate_check(RUN_STATE_RUNNING);
-
-        runstate_set(RUN_STATE_SHUTDOWN);
-        cpu_disable_ticks();
-        if (running) {
-            pause_all_vcpus();
-        }
-        vm.halted = true;
-    }
-}
-
-static void gate_vm_exit_cb(void *opaque)
-{
-    /* The second half; the gate stays open, because QEMU ends */
-    blk_gate_vm_stops();
-    if (vm.halted && runstate_check(RUN_STATE_SHUTDOWN)) {
-        vm_state_notify(false, RUN_STATE_SHUTDOWN);
-    }
+    /* Nothing is held any more, because QEMU ends */
+    hold_vm_tell_devices();
+    blk_hold_vm_stops();
     vm.exits = true;
     qemu_notify_event();
 }
 
-bool gate_vm_quit(void)
+bool hold_vm_quit(void)
 {
-    if (!blk_gate_is_needed()) {
+    if (!blk_cancel_any()) {
         return false;
     }
     qmp_quit(NULL);
     return true;
 }
 
-bool gate_vm_may_exit(void)
+bool hold_vm_may_exit(void)
 {
-    if (!blk_gate_is_needed() || vm.exits) {
+    if (!blk_cancel_any() || vm.exits) {
         return true;
     }
-    gate_vm_halt();
+    hold_vm_halt(RUN_STATE_SHUTDOWN, false);
     if (!vm.exit_waits) {
         vm.exit_waits = true;
         if (migration_is_running()) {
             /* Not to be completed should it be let in first */
             qmp_migrate_cancel(NULL);
         }
-        blk_gate_call("quit", true, gate_vm_exit_cb, NULL);
+        blk_hold_call("quit", true, hold_vm_exit_cb, NULL);
     }
     return false;
 }
 
-bool gate_vm_leaves(void)
+bool hold_vm_leaves(void)
 {
     return vm.exit_waits;
 }
@@ -154,7 +188,7 @@ typedef struct GateVmFlush {
     unsigned int *pending;      /* atomic */
 } GateVmFlush;
 
-static void coroutine_fn gate_vm_flush_entry(void *opaque)
+static void coroutine_fn hold_vm_flush_entry(void *opaque)
 {
     GateVmFlush *f = opaque;
 
@@ -169,7 +203,7 @@ static void coroutine_fn gate_vm_flush_entry(void *opaque)
  * Flush what can be flushed.  Nothing is freed, because what hangs still uses
  * it: the process ends.
  */
-static void coroutine_fn gate_vm_flush(int64_t deadline)
+static void coroutine_fn hold_vm_flush(int64_t deadline)
 {
     unsigned int *pending = g_new0(unsigned int, 1);
     BlockDriverState *bs;
@@ -181,18 +215,18 @@ static void coroutine_fn gate_vm_flush(int64_t deadline)
         bdrv_ref(bs);
         qatomic_inc(pending);
         aio_co_schedule(bdrv_get_aio_context(bs),
-                        qemu_coroutine_create(gate_vm_flush_entry, f));
+                        qemu_coroutine_create(hold_vm_flush_entry, f));
     }
     while (qatomic_read(pending) && get_clock() < deadline) {
         qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, SCALE_MS);
     }
 }
 
-static void coroutine_fn gate_vm_force_entry(void *opaque)
+static void coroutine_fn hold_vm_force_entry(void *opaque)
 {
-    g_autofree char *why = blk_gate_describe();
+    g_autofree char *why = blk_hold_describe();
 
-    gate_vm_flush(get_clock() + FLUSH_NS);
+    hold_vm_flush(get_clock() + FLUSH_NS);
     error_report("quitting by force, images not closed%s%s",
                  why ? "; a write that is still under way may land at any time:"
                  " " : "", why ?: "");
@@ -204,13 +238,13 @@ void qmp_x_quit_force(Error **errp)
 {
     if (!vm.forced) {
         vm.forced = true;
-        gate_vm_halt();
+        hold_vm_halt(RUN_STATE_SHUTDOWN, false);
         aio_co_schedule(iohandler_get_aio_context(),
-                        qemu_coroutine_create(gate_vm_force_entry, NULL));
+                        qemu_coroutine_create(hold_vm_force_entry, NULL));
     }
 }
 
-bool gate_vm_hmp_quit(Monitor *mon, bool force)
+bool hold_vm_hmp_quit(Monitor *mon, bool force)
 {
     g_autofree char *why = NULL;
 
@@ -218,14 +252,14 @@ bool gate_vm_hmp_quit(Monitor *mon, bool force)
         qmp_x_quit_force(NULL);
         return true;
     }
-    why = blk_gate_describe();
-    if (!why) {
+    if (!blk_cancel_any() || blk_hold_is_idle()) {
         return false;
     }
     /* The monitor goes on meanwhile */
-    monitor_printf(mon, "waiting for storage that hangs: %s\n"
+    why = blk_hold_describe();
+    monitor_printf(mon, "waiting for the storage%s%s\n"
                    "Use \"quit -f\" to quit nevertheless; see its help.\n",
-                   why);
+                   why ? ": " : "", why ?: "");
     qmp_quit(NULL);
     return true;
 }

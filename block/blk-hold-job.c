@@ -1,5 +1,5 @@
 /*
- * Jobs at the gate
+ * Jobs that end while disks are held
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
@@ -16,22 +16,22 @@
 #include "qemu/main-loop.h"
 #include "qemu/timer.h"
 #include "block/aio.h"
-#include "block/blk-cancel-quiesce.h"
-#include "block/blk-gate.h"
+#include "block/blk-cancel-hold.h"
+#include "block/blk-hold.h"
 
 #define SLEEP_NS    (100 * SCALE_MS)
 
-/* Freed by who comes second: the gate, or the job */
-typedef struct GateJob {
+/* Freed by who comes second: the holder, or the job */
+typedef struct HoldJob {
     Job *job;
-    enum { GATE_JOB_WAITS, GATE_JOB_PASSED, GATE_JOB_LEFT } state; /* atomic */
-} GateJob;
+    enum { HOLD_JOB_WAITS, HOLD_JOB_PASSED, HOLD_JOB_LEFT } state; /* atomic */
+} HoldJob;
 
-static void gate_job_passed(void *opaque)
+static void hold_job_passed(void *opaque)
 {
-    GateJob *g = opaque;
+    HoldJob *g = opaque;
 
-    if (qatomic_xchg(&g->state, GATE_JOB_PASSED) == GATE_JOB_WAITS) {
+    if (qatomic_xchg(&g->state, HOLD_JOB_PASSED) == HOLD_JOB_WAITS) {
         /* It cannot be freed before this returns: that takes the main loop */
         job_enter(g->job);
     } else {
@@ -39,23 +39,23 @@ static void gate_job_passed(void *opaque)
     }
 }
 
-static void coroutine_fn gate_job_sleep(Job *job)
+static void coroutine_fn hold_job_sleep(Job *job)
 {
-    GateJob *g = g_new(GateJob, 1);
+    HoldJob *g = g_new(HoldJob, 1);
 
-    *g = (GateJob) { .job = job, .state = GATE_JOB_WAITS };
-    blk_gate_schedule("the end of a job", gate_job_passed, g);
-    while (qatomic_read(&g->state) == GATE_JOB_WAITS &&
+    *g = (HoldJob) { .job = job, .state = HOLD_JOB_WAITS };
+    blk_hold_schedule("the end of a job", hold_job_passed, g);
+    while (qatomic_read(&g->state) == HOLD_JOB_WAITS &&
            !job_is_cancelled(job)) {
         job_sleep_ns(job, SLEEP_NS);
     }
-    if (qatomic_xchg(&g->state, GATE_JOB_LEFT) == GATE_JOB_PASSED) {
+    if (qatomic_xchg(&g->state, HOLD_JOB_LEFT) == HOLD_JOB_PASSED) {
         g_free(g);
     }
 }
 
-/* These have no filters and BlockBackends, and have been at the gate */
-static bool gate_job_is_snapshot(Job *job)
+/* These have no filters and BlockBackends, and hold the disks themselves */
+static bool hold_job_is_snapshot(Job *job)
 {
     switch (job_type(job)) {
     case JOB_TYPE_SNAPSHOT_LOAD:
@@ -68,50 +68,50 @@ static bool gate_job_is_snapshot(Job *job)
 }
 
 /* To sleep in somebody's drained section, or in its own, is to sleep on */
-static bool gate_job_must_sleep(Job *job)
+static bool hold_job_must_sleep(Job *job)
 {
-    if (!blk_cancel_any() || gate_job_is_snapshot(job)) {
+    if (!blk_cancel_any() || hold_job_is_snapshot(job)) {
         return false;
     }
     JOB_LOCK_GUARD();
     return !job->pause_count && !job_is_cancelled_locked(job);
 }
 
-void coroutine_fn blk_gate_co_before_end(Job *job)
+void coroutine_fn blk_hold_co_job_ends(Job *job)
 {
-    if (gate_job_must_sleep(job)) {
-        gate_job_sleep(job);
+    if (hold_job_must_sleep(job)) {
+        hold_job_sleep(job);
     }
 }
 
-bool coroutine_fn blk_gate_co_before_drain(Job *job, int64_t *slept_ns)
+bool coroutine_fn blk_hold_co_job_drains(Job *job, int64_t *slept_ns)
 {
-    if (!gate_job_must_sleep(job) ||
-        get_clock() - *slept_ns < BLK_CANCEL_OVERDUE_NS) {
+    if (!hold_job_must_sleep(job) ||
+        get_clock() - *slept_ns < NANOSECONDS_PER_SECOND) {
         return false;
     }
-    gate_job_sleep(job);
+    hold_job_sleep(job);
     *slept_ns = get_clock();
     return true;
 }
 
-void blk_gate_end_job(Job *job, QEMUBHFunc *job_exit)
+void blk_hold_end_job(Job *job, QEMUBHFunc *job_exit)
 {
-    if (gate_job_is_snapshot(job)) {
+    if (hold_job_is_snapshot(job)) {
         aio_bh_schedule_oneshot(qemu_get_aio_context(), job_exit, job);
     } else {
-        blk_gate_schedule("the end of a job", job_exit, job);
+        blk_hold_schedule("the end of a job", job_exit, job);
     }
 }
 
-typedef struct GateJobCancel {
+typedef struct HoldJobCancel {
     Job *job;                   /* a reference */
     bool force;
-} GateJobCancel;
+} HoldJobCancel;
 
-static void gate_job_cancel_cb(void *opaque)
+static void hold_job_cancel_cb(void *opaque)
 {
-    g_autofree GateJobCancel *c = opaque;
+    g_autofree HoldJobCancel *c = opaque;
 
     JOB_LOCK_GUARD();
     /* It may have ended meanwhile */
@@ -121,18 +121,18 @@ static void gate_job_cancel_cb(void *opaque)
     job_unref_locked(c->job);
 }
 
-bool blk_gate_cancel_job_locked(Job *job, bool force)
+bool blk_hold_cancel_job_locked(Job *job, bool force)
 {
     bool runs = job->co && !job->deferred_to_main_loop &&
                 job->status != JOB_STATUS_CONCLUDED;
-    GateJobCancel *c;
+    HoldJobCancel *c;
 
-    if (runs || !blk_cancel_any() || blk_gate_is_idle()) {
+    if (runs || !blk_cancel_any() || blk_hold_is_idle()) {
         return false;
     }
     job_ref_locked(job);
-    c = g_new(GateJobCancel, 1);
-    *c = (GateJobCancel) { .job = job, .force = force };
-    blk_gate_call("the end of a job", false, gate_job_cancel_cb, c);
+    c = g_new(HoldJobCancel, 1);
+    *c = (HoldJobCancel) { .job = job, .force = force };
+    blk_hold_call("the end of a job", false, hold_job_cancel_cb, c);
     return true;
 }

@@ -12,7 +12,8 @@
 #include "qobject/qlist.h"
 #include "qobject/qstring.h"
 #include "libqos/virtio-pci.h"
-#include "blk-gate-test.h"
+#include "blk-hold-test.h"
+#include "gate-patience.h"
 #include "hold-fs.h"
 #include "virtio-blk-cancel-lib.h"
 
@@ -50,18 +51,27 @@ static Vbc *bark(const void *base, const char *args, VbcReq *r)
     qtest_outb(v->qts, WATCHDOG_ENABLE, WATCHDOG_2_S);
     qtest_clock_step(v->qts, WATCHDOG_NS);
     qtest_qmp_eventwait(v->qts, "WATCHDOG");
-    qtest_qmp_eventwait(v->qts, "BLOCK_GATE_WAIT");
     return v;
 }
 
 static Vbc *stop_by_watchdog(const void *base, VbcReq *r)
 {
-    Vbc *v = bark(base, "-device ib700 -action watchdog=pause", r);
+    Vbc *v = bark(base, HOLD_TIMEOUT " -device ib700 -action watchdog=pause",
+                  r);
 
     if (v) {
-        g_assert_true(is_status(v->qts, "running"));
+        qtest_qmp_eventwait(v->qts, "STOP");
+        g_assert_true(is_status(v->qts, "watchdog"));
+        qtest_qmp_eventwait(v->qts, "BLOCK_HOLD_WAIT");
+        g_assert_true(is_status(v->qts, "watchdog"));
     }
     return v;
+}
+
+/* "stop" is let in once the stop that waited has come about */
+static void wait_idle_hold(Vbc *v)
+{
+    gate_patient_qmp(v->qts, "{\"execute\": \"stop\"}", NULL);
 }
 
 static void end(Vbc *v, VbcReq *r)
@@ -72,7 +82,7 @@ static void end(Vbc *v, VbcReq *r)
     vbc_stop(v);
 }
 
-/* It stops when the write has landed */
+/* The VM stands still at once; the devices stop when the write has landed */
 static void test_watchdog(const void *base)
 {
     VbcReq r;
@@ -83,14 +93,14 @@ static void test_watchdog(const void *base)
     }
     vbc_watch_end(v);
     vbc_release(v);
-    qtest_qmp_eventwait(v->qts, "STOP");
+    wait_idle_hold(v);
     g_assert_true(is_status(v->qts, "watchdog"));
     vbc_check_disk(v, r.sector, r.len, 1);
     qtest_qmp_assert_success(v->qts, "{'execute': 'cont'}");
     end(v, &r);
 }
 
-/* The user has seen to it already, and would not know of a later stop */
+/* The user has seen to it already: it goes on at once */
 static void test_cont(const void *base)
 {
     VbcReq r;
@@ -100,13 +110,99 @@ static void test_cont(const void *base)
         return;
     }
     qtest_qmp_assert_success(v->qts, "{'execute': 'cont'}");
+    qtest_qmp_eventwait(v->qts, "RESUME");
     g_assert_true(is_status(v->qts, "running"));
     vbc_watch_end(v);
     vbc_release(v);
+    /* What has failed is begun again */
     qtest_qmp_eventwait(v->qts, "STOP");
     qtest_qmp_eventwait(v->qts, "RESUME");
     g_assert_true(is_status(v->qts, "running"));
     end(v, &r);
+}
+
+/* A second reason changes nothing, nor is it left for later */
+static void test_first_reason(const void *base)
+{
+    VbcReq r;
+    Vbc *v = bark(base, HOLD_TIMEOUT " -device ib700 -action watchdog=pause"
+                  " -action reboot=shutdown,shutdown=pause", &r);
+
+    if (!v) {
+        return;
+    }
+    qtest_qmp_eventwait(v->qts, "STOP");
+    qtest_qmp_assert_success(v->qts, "{'execute': 'system_reset'}");
+    qtest_qmp_eventwait(v->qts, "SHUTDOWN");
+    g_assert_true(is_status(v->qts, "watchdog"));
+    vbc_watch_end(v);
+    vbc_release(v);
+    wait_idle_hold(v);
+    g_assert_true(is_status(v->qts, "watchdog"));
+    qtest_qmp_assert_success(v->qts, "{'execute': 'cont'}");
+    g_assert_true(is_status(v->qts, "running"));
+    end(v, &r);
+}
+
+/*
+ * Storage that is slow, and works: commands take their time, and none is
+ * refused, neither with nor without cancelling
+ */
+
+#define SLOW_DISK "driver=null-co,size=4194304,latency-ns=1500000000"
+
+static void slow(const void *base, bool stock)
+{
+    VbcOptions opts = *(const VbcOptions *)base;
+    VbcReq r[3][8];
+    Vbc *v;
+
+    opts.node = true;
+    opts.stock = stock;
+    opts.drive_all = SLOW_DISK;
+    v = vbc_start(&opts);
+    if (!v) {
+        return;
+    }
+    for (unsigned int i = 0; i < ARRAY_SIZE(r); i++) {
+        for (unsigned int j = 0; j < ARRAY_SIZE(r[i]); j++) {
+            r[i][j] = (VbcReq) {
+                .type = VIRTIO_BLK_T_OUT, .tag = 8 * i + j, .sector = 64 * j,
+                .len = 4096, .fill = 1,
+            };
+        }
+        vbc_send_all(v, r[i], ARRAY_SIZE(r[i]));
+        switch (i) {
+        case 0:
+            qtest_qmp_assert_success(v->qts, "{'execute': 'stop'}");
+            qtest_qmp_assert_success(v->qts, "{'execute': 'cont'}");
+            break;
+        case 1:
+            qtest_qmp_assert_success(v->qts, "{'execute': 'blockdev-add',"
+                                     " 'arguments': {'driver': 'raw',"
+                                     " 'node-name': 'other', 'file': {"
+                                     "'driver': 'null-co'}}}");
+            break;
+        case 2:
+            qtest_qmp_assert_success(v->qts, "{'execute': 'blockdev-del',"
+                                     " 'arguments': {'node-name': 'other'}}");
+            break;
+        }
+        for (unsigned int j = 0; j < ARRAY_SIZE(r[i]); j++) {
+            vbc_expect(v, &r[i][j], VIRTIO_BLK_S_OK);
+        }
+    }
+    vbc_abandon(v);
+}
+
+static void test_slow(const void *base)
+{
+    slow(base, false);
+}
+
+static void test_slow_stock(const void *base)
+{
+    slow(base, true);
 }
 
 /* It ends QEMU when the write has landed */
@@ -118,7 +214,9 @@ static void test_poweroff(const void *base)
     if (!v) {
         return;
     }
-    g_assert_true(is_status(v->qts, "shutdown"));
+    while (!is_status(v->qts, "shutdown")) {
+        g_usleep(1000);
+    }
     vbc_expect_exit(v, &r);
     vbc_abandon(v);
 }
@@ -256,7 +354,7 @@ static void check_bitmap(QTestState *qts)
 static void test_query_bitmap(const void *base)
 {
     VbcOptions opts = *(const VbcOptions *)base;
-    g_autofree char *dir = g_dir_make_tmp("blk-gate-XXXXXX", NULL);
+    g_autofree char *dir = g_dir_make_tmp("blk-hold-XXXXXX", NULL);
     g_autofree char *image = g_strdup_printf("%s/disk", dir);
     VbcReq r;
     Vbc *v;
@@ -289,12 +387,15 @@ static void test_query_bitmap(const void *base)
     rmdir(dir);
 }
 
-void gate_add_inside_tests(void)
+void hold_add_inside_tests(void)
 {
-    gate_add_test("stop/poweroff", test_poweroff, true);
-    gate_add_test("reset/other-hba", test_other_hba, true);
-    gate_add_test("query/bitmap", test_query_bitmap, false);
-    gate_add_test("stop/watchdog", test_watchdog, true);
-    gate_add_test("stop/cont", test_cont, true);
-    gate_add_test("query/file", test_query_file, false);
+    hold_add_test("stop/poweroff", test_poweroff, true);
+    hold_add_test("reset/other-hba", test_other_hba, true);
+    hold_add_test("query/bitmap", test_query_bitmap, false);
+    hold_add_test("stop/watchdog", test_watchdog, true);
+    hold_add_test("stop/cont", test_cont, true);
+    hold_add_test("stop/first-reason", test_first_reason, true);
+    hold_add_test("slow/cancel", test_slow, true);
+    hold_add_test("slow/stock", test_slow_stock, false);
+    hold_add_test("query/file", test_query_file, false);
 }

@@ -11,7 +11,8 @@
 #include "qemu/osdep.h"
 #include "libqmp.h"
 #include "qobject/qdict.h"
-#include "blk-gate-test.h"
+#include "blk-hold-test.h"
+#include "gate-patience.h"
 #include "virtio-blk-cancel-lib.h"
 
 #define HEALTHY_DISK "driver=null-co,read-zeroes=on,size=4194304"
@@ -26,6 +27,7 @@ static Vbc *start(const void *base, bool stock)
     opts.node = true;
     opts.stock = stock;
     opts.drive_all = HEALTHY_DISK;
+    opts.args = HOLD_TIMEOUT;
     v = vbc_start(&opts);
     if (v) {
         qtest_qmp_assert_success(v->qts, "{'execute': 'blockdev-add',"
@@ -57,6 +59,16 @@ static void must_accept(Vbc *v, const char *command)
     qobject_unref(rsp);
 }
 
+/* What hangs is not the disk, and is called by its name */
+static void check_blames_target(Vbc *v)
+{
+    QDict *rsp = qtest_qmp(v->qts, "{'execute': 'stop'}");
+
+    g_assert_nonnull(gate_says(rsp));
+    g_assert_nonnull(strstr(gate_says(rsp), "node 'target' does not answer"));
+    qobject_unref(rsp);
+}
+
 /* The write that comes before and after @cancel needs no storage that hangs */
 static void cancel_job(Vbc *v, const char *cancel)
 {
@@ -69,6 +81,9 @@ static void cancel_job(Vbc *v, const char *cancel)
     vbc_watch_begin(v);
     vbc_send_all(v, &r, 1);
     vbc_expect_pending(v, &r);
+    if (!v->opts.stock) {
+        check_blames_target(v);
+    }
     must_accept(v, cancel);
     /* A backup fails the write whose old data it could not save */
     vbc_wait(v, &r);
@@ -144,7 +159,8 @@ static void test_done(const void *base)
     Vbc *v;
 
     opts.server = true;
-    opts.args = "-blockdev null-co,node-name=src,size=1048576,read-zeroes=on"
+    opts.args = HOLD_TIMEOUT
+                " -blockdev null-co,node-name=src,size=1048576,read-zeroes=on"
                 " -blockdev null-co,node-name=dst,size=1048576,read-zeroes=on";
     v = vbc_start(&opts);
     if (!v) {
@@ -166,12 +182,12 @@ static void test_done(const void *base)
     vbc_abandon(v);
 }
 
-void gate_add_job_tests(void)
+void hold_add_job_tests(void)
 {
-    gate_add_test("job/target-dies/backup", test_backup, true);
-    gate_add_test("job/target-dies/block-job-cancel", test_backup_block, false);
-    gate_add_test("job/target-dies/hmp", test_backup_hmp, false);
-    gate_add_test("job/target-dies/stock", test_backup_stock, false);
-    gate_add_test("job/target-dies/mirror", test_mirror, true);
-    gate_add_test("job/cancelled-when-done", test_done, true);
+    hold_add_test("job/target-dies/backup", test_backup, true);
+    hold_add_test("job/target-dies/block-job-cancel", test_backup_block, false);
+    hold_add_test("job/target-dies/hmp", test_backup_hmp, false);
+    hold_add_test("job/target-dies/stock", test_backup_stock, false);
+    hold_add_test("job/target-dies/mirror", test_mirror, true);
+    hold_add_test("job/cancelled-when-done", test_done, true);
 }

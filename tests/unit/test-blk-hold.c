@@ -1,10 +1,11 @@
 /*
- * Requests of a BlockBackend that can be taken back: the gate
+ * Requests of a BlockBackend that can be taken back: holding disks
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Who has passed the gate has nothing to wait for; who has not has changed
- * nothing; and what waits at the gate goes on as if nothing had been.
+ * Who holds disks has nothing to wait for; who could not has changed nothing;
+ * what waited meanwhile goes on as if nothing had been; and storage that only
+ * is slow is not said to hang.
  */
 
 #include "qemu/osdep.h"
@@ -12,13 +13,17 @@
 #include "qemu/main-loop.h"
 #include "qemu/throttle.h"
 #include "qemu/timer.h"
-#include "block/blk-gate.h"
+#include "block/blk-hold.h"
 #include "blk-cancel-rig.h"
 #include "main-loop-wait.h"
 
 #define BLOCK(n)    ((n) * RIG_BLOCK)
 
-/* One blk_gate_co_enter() */
+/* In all; half a second of this without progress, and the storage hangs */
+#define TIMEOUT_MS  2000
+#define STALL_NS    (TIMEOUT_MS / 4 * SCALE_MS)
+
+/* One blk_hold_co_begin() */
 typedef struct Entry {
     bool flush;
     bool over;
@@ -30,7 +35,7 @@ static void coroutine_fn enter_entry(void *opaque)
 {
     Entry *e = opaque;
 
-    e->ok = blk_gate_co_enter("test", e->flush, &e->err);
+    e->ok = blk_hold_co_begin("test", e->flush, &e->err);
     e->over = true;
 }
 
@@ -61,7 +66,7 @@ static void check_entered(Entry *e)
     g_assert_null(e->err);
 }
 
-/* A request that must not get through the gate */
+/* A request that must not get through */
 static RigReq *submit_parked(Rig *rig, int thread, RigOp op, int n)
 {
     unsigned int arrived = rig_arrived(rig);
@@ -86,7 +91,7 @@ static void test_idle(const RigVariant *v)
     a = submit_parked(rig, 0, v->op, 0);
     b = submit_parked(rig, 1, v->op, 1);
     g_assert_cmpuint(rig_info(rig).budget_used, ==, 0);
-    blk_gate_leave();
+    blk_hold_end(false);
     /* A node flushes once at a time */
     rig_wait(rig_nr_held(rig) == (v->op == RIG_FLUSH ? 1 : 2));
     rig_release_all(rig);
@@ -114,7 +119,7 @@ static void test_in_flight(const RigVariant *v)
     check_entered(&e);
     rig_check_result(b, 0);
     rig_check_pending(newer);
-    blk_gate_leave();
+    blk_hold_end(false);
     rig_wait(rig_holds(rig, RIG_WRITE, BLOCK(2)));
     rig_release_all(rig);
     rig_check_result(newer, 0);
@@ -122,7 +127,7 @@ static void test_in_flight(const RigVariant *v)
     rig_end(rig);
 }
 
-/* It hangs: the gate opens again, and says what hangs */
+/* It hangs: the disk is let go again, and the error says what hangs */
 static void test_hangs(const RigVariant *v)
 {
     Rig *rig = rig_new(v->mode, NULL);
@@ -133,15 +138,15 @@ static void test_hangs(const RigVariant *v)
     Entry e;
 
     rig_wait(rig_nr_held(rig) == 1);
-    g_assert_true(blk_gate_check("test", &error_abort));
+    g_assert_true(blk_hold_check("test", &error_abort));
     enter_begin(&e, false);
     newer = submit_parked(rig, 1, RIG_WRITE, 1);
     check_refused(&e, "has 1 request with the storage, 0 of them abandoned");
-    g_assert_cmpint(get_clock() - begin, >=, NANOSECONDS_PER_SECOND);
+    g_assert_cmpint(get_clock() - begin, >=, STALL_NS);
     rig_wait(rig_holds(rig, RIG_WRITE, BLOCK(1)));
 
     /* By now it is known */
-    g_assert_false(blk_gate_check("test", &err));
+    g_assert_false(blk_hold_check("test", &err));
     error_free_or_abort(&err);
     enter_begin(&e, false);
     g_assert_true(e.over);
@@ -152,7 +157,7 @@ static void test_hangs(const RigVariant *v)
     rig_check_result(newer, 0);
     enter_begin(&e, false);
     check_entered(&e);
-    blk_gate_leave();
+    blk_hold_end(false);
     rig_end(rig);
 }
 
@@ -166,17 +171,20 @@ static void test_abandoned(const RigVariant *v)
     rig_cancel(a);
     rig_check_canceled(a);
     enter_begin(&e, false);
-    g_assert_true(e.over);
+    g_assert_false(e.over);
     check_refused(&e, "has 1 request with the storage, 1 of them abandoned");
+    enter_begin(&e, false);
+    g_assert_true(e.over);
+    check_refused(&e, "1 of them abandoned");
     rig_release_all(rig);
     rig_wait_idle(rig);
     enter_begin(&e, false);
     check_entered(&e);
-    blk_gate_leave();
+    blk_hold_end(false);
     rig_end(rig);
 }
 
-/* The guest takes back what the gate waits for: that will take long */
+/* The guest takes back what is waited for: that is no end */
 static void test_abandoned_meanwhile(const RigVariant *v)
 {
     Rig *rig = rig_new(v->mode, NULL);
@@ -203,13 +211,13 @@ static void test_cancel_parked(const RigVariant *v)
     rig_cancel(a);
     rig_check_canceled(a);
     rig_check_info(rig, 0, 0, 0, 0);
-    blk_gate_leave();
+    blk_hold_end(false);
     rig_settle(rig);
     g_assert_cmpuint(rig_arrived(rig), ==, 0);
     rig_end(rig);
 }
 
-/* A drained section and the gate: the request waits for both */
+/* Drained and held: the request waits for both */
 static void test_drained(const RigVariant *v)
 {
     Rig *rig = rig_new(v->mode, NULL);
@@ -226,7 +234,7 @@ static void test_drained(const RigVariant *v)
     rig_check_info(rig, 0, 2, 0, 0);
 
     bdrv_drained_begin(rig->bs);
-    blk_gate_leave();
+    blk_hold_end(false);
     rig_settle(rig);
     rig_check_info(rig, 0, 2, 0, 0);
     g_assert_cmpuint(rig_arrived(rig), ==, 0);
@@ -238,7 +246,7 @@ static void test_drained(const RigVariant *v)
     rig_end(rig);
 }
 
-/* The VM stops: the devices wait for what waits at the gate */
+/* The VM stops: the devices wait for what is held */
 static void test_vm_stops(const RigVariant *v)
 {
     Rig *rig = rig_new(v->mode, NULL);
@@ -250,24 +258,24 @@ static void test_vm_stops(const RigVariant *v)
     check_entered(&e);
     a = submit_parked(rig, 0, v->op, 0);
     rig_release_all(rig);
-    blk_gate_vm_stops();
+    blk_hold_vm_stops();
     blk_drain(rig->blk);
     g_assert_cmpuint(rig_nr_landed(rig), ==, 1);
-    blk_gate_leave();
+    blk_hold_end(false);
     rig_check_result(a, 0);
 
-    /* Nor is the gate closed for somebody else before the VM has stopped */
+    /* Nor is anything held for somebody else before the VM has stopped */
     enter_begin(&e, false);
     check_entered(&e);
     b = rig_submit(rig, 0, v->op, BLOCK(1), RIG_BLOCK, 0xb1);
     rig_wait(rig_req_calls(b));
-    blk_gate_leave();
-    blk_gate_vm_stopped();
+    blk_hold_end(false);
+    blk_hold_vm_stopped();
     rig_check_result(b, 0);
     rig_end(rig);
 }
 
-/* Two are at the gate; it opens with the last */
+/* Two hold the disk; it is let go with the last */
 static void test_two(const RigVariant *v)
 {
     Rig *rig = rig_new(v->mode, NULL);
@@ -282,16 +290,16 @@ static void test_two(const RigVariant *v)
     rig_release(rig, RIG_FLUSH, 0);
     check_entered(&f);
     a = submit_parked(rig, 0, v->op, 0);
-    blk_gate_leave();
+    blk_hold_end(false);
     rig_settle(rig);
     g_assert_cmpuint(rig_info(rig).waiting_drained, ==, 1);
-    blk_gate_leave();
+    blk_hold_end(false);
     rig_release_all(rig);
     rig_check_result(a, 0);
     rig_end(rig);
 }
 
-/* Nobody leaves: the gate opens by itself, also in a nested event loop */
+/* Nobody ends it: the disk is let go by itself, also in a nested event loop */
 static void test_forgotten(const RigVariant *v)
 {
     Rig *rig = rig_new(v->mode, NULL);
@@ -303,11 +311,11 @@ static void test_forgotten(const RigVariant *v)
     a = submit_parked(rig, 1, v->op, 0);
     rig_release_all(rig);
     rig_check_result(a, 0);
-    blk_gate_leave();
+    blk_hold_end(false);
     rig_end(rig);
 }
 
-/* A flush is found to hang at the gate */
+/* A flush is found to hang */
 static void test_flush_hangs(const RigVariant *v)
 {
     Rig *rig = rig_new(v->mode, NULL);
@@ -317,7 +325,7 @@ static void test_flush_hangs(const RigVariant *v)
     enter_begin(&e, true);
     rig_wait(rig_holds(rig, RIG_FLUSH, 0));
     newer = submit_parked(rig, 1, v->op, 1);
-    check_refused(&e, "1 of them abandoned");
+    check_refused(&e, "has 1 request with the storage");
     rig_wait(rig_nr_held(rig) == 2);
     rig_check_info(rig, 1, 0, 0, 0);
 
@@ -329,7 +337,198 @@ static void test_flush_hangs(const RigVariant *v)
     rig_wait_idle(rig);
     enter_begin(&e, true);
     check_entered(&e);
-    blk_gate_leave();
+    blk_hold_end(false);
+    rig_end(rig);
+}
+
+/* A flush of the guest's, which must end with @ret */
+static void check_flush(Rig *rig, int ret)
+{
+    g_autoptr(RigReq) flush = rig_submit(rig, 1, RIG_FLUSH, 0, 0, 0);
+
+    rig_check_result(flush, ret);
+}
+
+/* The flush that prepares a command fails; the driver holds nothing then */
+static void enter_with_error(Rig *rig)
+{
+    Entry e;
+
+    enter_begin(&e, true);
+    rig_wait(rig_holds(rig, RIG_FLUSH, 0));
+    rig_set_holding(rig, false);
+    rig_release_ret(rig, RIG_FLUSH, 0, -EIO);
+    check_entered(&e);
+}
+
+/* The command's own flush fails, and nobody else is told */
+static void test_flush_error(const RigVariant *v)
+{
+    Rig *rig = rig_new(v->mode, NULL);
+
+    enter_with_error(rig);
+    g_assert_cmpint(bdrv_flush(rig->bs), ==, -EIO);
+    blk_hold_end(true);
+    check_flush(rig, 0);
+    rig_end(rig);
+}
+
+/* The command ignores it, or does not flush at all: the guest is told, once */
+static void test_flush_error_ignored(const RigVariant *v)
+{
+    Rig *rig = rig_new(v->mode, NULL);
+
+    enter_with_error(rig);
+    g_assert_cmpint(bdrv_flush_all(), ==, -EIO);
+    blk_hold_end(false);
+    check_flush(rig, -EIO);
+    check_flush(rig, 0);
+
+    rig_set_holding(rig, true);
+    enter_with_error(rig);
+    blk_hold_end(false);
+    check_flush(rig, -EIO);
+    check_flush(rig, 0);
+    rig_end(rig);
+}
+
+/* The guest has taken the flush back: the next one is told how it ended */
+static void test_flush_error_late(const RigVariant *v)
+{
+    Rig *rig = rig_new(v->mode, NULL);
+    g_autoptr(RigReq) a = rig_submit(rig, 0, RIG_FLUSH, 0, 0, 0);
+
+    rig_wait(rig_holds(rig, RIG_FLUSH, 0));
+    rig_cancel(a);
+    rig_check_canceled(a);
+    rig_set_holding(rig, false);
+    rig_release_ret(rig, RIG_FLUSH, 0, -EIO);
+    rig_wait_idle(rig);
+    check_flush(rig, -EIO);
+    check_flush(rig, 0);
+    rig_end(rig);
+}
+
+/*
+ * Storage that is slow: all requests together take longer than what is a hang
+ * without progress, but they end, one by one
+ */
+static void test_slow(const RigVariant *v)
+{
+    Rig *rig = rig_new(v->mode, NULL);
+    RigReq *req[6];
+    Entry e;
+
+    blk_hold_timeout_ms = 4 * TIMEOUT_MS;
+    for (int i = 0; i < ARRAY_SIZE(req); i++) {
+        req[i] = rig_submit(rig, i % 2, v->op, BLOCK(i), RIG_BLOCK, 0xaa);
+    }
+    rig_wait(rig_nr_held(rig) == ARRAY_SIZE(req));
+    enter_begin(&e, false);
+    for (int i = 0; i < ARRAY_SIZE(req); i++) {
+        int64_t begin = get_clock();
+
+        rig_wait(e.over || get_clock() - begin > STALL_NS);
+        g_assert_false(e.over);
+        rig_release(rig, v->op, BLOCK(i));
+        rig_check_result(req[i], 0);
+        rig_req_free(req[i]);
+    }
+    check_entered(&e);
+    blk_hold_end(false);
+    blk_hold_timeout_ms = TIMEOUT_MS;
+    rig_end(rig);
+}
+
+/* What is known to hang is forgotten when it ends, also among others */
+static void test_known(const RigVariant *v)
+{
+    Rig *rig = rig_new(v->mode, NULL);
+    g_autoptr(RigReq) a = rig_submit(rig, 0, v->op, 0, RIG_BLOCK, 0xaa);
+    g_autoptr(RigReq) b = NULL;
+    g_autofree char *why = NULL;
+    Entry e;
+
+    rig_wait(rig_nr_held(rig) == 1);
+    enter_begin(&e, false);
+    check_refused(&e, "has 1 request");
+    /* It is refused at once, and the disk is not held for that */
+    b = rig_submit(rig, 1, v->op, BLOCK(1), RIG_BLOCK, 0xbb);
+    rig_wait(rig_nr_held(rig) == 2);
+    enter_begin(&e, false);
+    g_assert_true(e.over);
+    check_refused(&e, "has 2 requests");
+    why = blk_hold_describe();
+    g_assert_nonnull(why);
+
+    rig_release(rig, v->op, 0);
+    rig_check_result(a, 0);
+    enter_begin(&e, false);
+    g_assert_false(e.over);
+    rig_release_all(rig);
+    rig_check_result(b, 0);
+    check_entered(&e);
+    blk_hold_end(false);
+    g_assert_null(blk_hold_describe());
+    rig_end(rig);
+}
+
+/*
+ * A second disk: while the first seems to hang it is not held, and when the
+ * first turns out to, it has never been
+ */
+static void test_suspect_alone(const RigVariant *v)
+{
+    Rig *rig = rig_new(v->mode, NULL), *other = rig_new(v->mode, NULL);
+    g_autoptr(RigReq) a = rig_submit(rig, 0, v->op, 0, RIG_BLOCK, 0xaa);
+    int64_t begin = get_clock();
+    Entry e;
+
+    rig_set_holding(other, false);
+    rig_wait(rig_nr_held(rig) == 1);
+    rig_wait(get_clock() - begin > STALL_NS);
+    enter_begin(&e, false);
+    while (!e.over) {
+        g_autoptr(RigReq) b = rig_submit(other, 1, v->op, 0, RIG_BLOCK, 0xbb);
+
+        rig_check_result(b, 0);
+        g_assert_cmpuint(rig_info(other).waiting_drained, ==, 0);
+    }
+    check_refused(&e, "has 1 request");
+    rig_release_all(rig);
+    rig_check_result(a, 0);
+
+    /* Then both are */
+    enter_begin(&e, false);
+    check_entered(&e);
+    g_clear_pointer(&a, rig_req_free);
+    a = submit_parked(rig, 0, v->op, 0);
+    {
+        g_autoptr(RigReq) b = submit_parked(other, 1, v->op, 0);
+
+        blk_hold_end(false);
+        rig_check_result(a, 0);
+        rig_check_result(b, 0);
+    }
+    rig_end(other);
+    rig_end(rig);
+}
+
+/* A flush may take as long as all of it may, and longer than a fourth */
+static void test_flush_slow(const RigVariant *v)
+{
+    Rig *rig = rig_new(v->mode, NULL);
+    int64_t begin;
+    Entry e;
+
+    enter_begin(&e, true);
+    rig_wait(rig_holds(rig, RIG_FLUSH, 0));
+    begin = get_clock();
+    rig_wait(get_clock() - begin > 2 * STALL_NS);
+    g_assert_false(e.over);
+    rig_release_all(rig);
+    check_entered(&e);
+    blk_hold_end(false);
     rig_end(rig);
 }
 
@@ -343,7 +542,7 @@ static void test_throttled(const RigVariant *v)
 
     throttle_config_init(&cfg);
     cfg.buckets[THROTTLE_BPS_TOTAL].avg = 1;
-    blk_io_limits_enable(rig->blk, "gate");
+    blk_io_limits_enable(rig->blk, "hold");
     blk_set_io_limits(rig->blk, &cfg);
     rig_settle(rig);
     a = rig_submit(rig, 0, v->op, 0, RIG_BLOCK, 0xaa);
@@ -356,7 +555,7 @@ static void test_throttled(const RigVariant *v)
     check_entered(&e);
     rig_check_result(a, 0);
     rig_check_result(b, 0);
-    blk_gate_leave();
+    blk_hold_end(false);
 
     newer = rig_submit(rig, 0, v->op, BLOCK(2), RIG_BLOCK, 0xaa);
     rig_settle(rig);
@@ -412,13 +611,13 @@ static void test_call(const RigVariant *v)
 
     rig_wait(rig_nr_held(rig) == 1);
     rig_cancel(a);
-    blk_gate_call("test", false, count_call, &calls);
+    blk_hold_call("test", false, count_call, &calls);
     main_loop_wait_for(get_clock() - begin > NANOSECONDS_PER_SECOND / 4);
     g_assert_cmpuint(calls, ==, 0);
     rig_release_all(rig);
     main_loop_wait_for(calls);
     rig_wait_idle(rig);
-    main_loop_wait_for(!blk_gate_is_entered());
+    main_loop_wait_for(!blk_hold_is_on());
     g_assert_cmpuint(calls, ==, 1);
     rig_end(rig);
 }
@@ -432,34 +631,43 @@ static void test_off(const RigVariant *v)
     Entry e;
 
     rig_wait(rig_nr_held(rig) == 1);
-    g_assert_true(blk_gate_check("test", &error_abort));
+    g_assert_true(blk_hold_check("test", &error_abort));
     enter_begin(&e, true);
     g_assert_true(e.over);
     check_entered(&e);
-    blk_gate_leave();
-    blk_gate_call("test", true, count_call, &calls);
+    blk_hold_end(false);
+    blk_hold_call("test", true, count_call, &calls);
     g_assert_cmpuint(calls, ==, 1);
     rig_release_all(rig);
     rig_check_result(a, 0);
     rig_end(rig);
 }
 
-void add_gate_tests(void)
+void add_hold_tests(void)
 {
-    rig_add_ops("gate/idle", test_idle);
-    rig_add_op("gate/in-flight", RIG_READ, test_in_flight);
-    rig_add_op("gate/in-flight", RIG_WRITE, test_in_flight);
-    rig_add_op("gate/hangs", RIG_READ, test_hangs);
-    rig_add_ops("gate/abandoned", test_abandoned);
-    rig_add_op("gate/abandoned-meanwhile", RIG_WRITE, test_abandoned_meanwhile);
-    rig_add_ops("gate/cancel-parked", test_cancel_parked);
-    rig_add_op("gate/drained", RIG_WRITE, test_drained);
-    rig_add_op("gate/vm-stops", RIG_WRITE, test_vm_stops);
-    rig_add_op("gate/two", RIG_WRITE, test_two);
-    rig_add_op("gate/forgotten", RIG_READ, test_forgotten);
-    rig_add_op("gate/flush-hangs", RIG_WRITE, test_flush_hangs);
-    rig_add_op("gate/throttled", RIG_WRITE, test_throttled);
-    rig_add_op("gate/other-user", RIG_READ, test_other_user);
-    rig_add_op("gate/call", RIG_WRITE, test_call);
-    rig_add_op("gate/off", RIG_READ, test_off);
+    blk_hold_timeout_ms = TIMEOUT_MS;
+    rig_add_ops("hold/idle", test_idle);
+    rig_add_op("hold/in-flight", RIG_READ, test_in_flight);
+    rig_add_op("hold/in-flight", RIG_WRITE, test_in_flight);
+    rig_add_op("hold/hangs", RIG_READ, test_hangs);
+    rig_add_ops("hold/abandoned", test_abandoned);
+    rig_add_op("hold/abandoned-meanwhile", RIG_WRITE, test_abandoned_meanwhile);
+    rig_add_ops("hold/cancel-parked", test_cancel_parked);
+    rig_add_op("hold/drained", RIG_WRITE, test_drained);
+    rig_add_op("hold/vm-stops", RIG_WRITE, test_vm_stops);
+    rig_add_op("hold/two", RIG_WRITE, test_two);
+    rig_add_op("hold/forgotten", RIG_READ, test_forgotten);
+    rig_add_op("hold/flush-hangs", RIG_WRITE, test_flush_hangs);
+    rig_add("hold/flush-error/told", test_flush_error);
+    rig_add("hold/flush-error/ignored", test_flush_error_ignored);
+    rig_add("hold/flush-error/late", test_flush_error_late);
+    rig_add_op("hold/throttled", RIG_WRITE, test_throttled);
+    rig_add_op("hold/other-user", RIG_READ, test_other_user);
+    rig_add_op("hold/call", RIG_WRITE, test_call);
+    rig_add_op("hold/slow", RIG_READ, test_slow);
+    rig_add_op("hold/slow", RIG_WRITE, test_slow);
+    rig_add_op("hold/known", RIG_WRITE, test_known);
+    rig_add_op("hold/suspect-alone", RIG_WRITE, test_suspect_alone);
+    rig_add("hold/flush-slow", test_flush_slow);
+    rig_add_op("hold/off", RIG_READ, test_off);
 }

@@ -1,0 +1,723 @@
+/*
+ * Holding disks, so that a command that needs I/O to be over has none to wait
+ * for; and what it means that storage hangs
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * To hold a disk is a drained section without its dangers: requests that come
+ * are parked just the same, but nobody polls for those in flight with the BQL
+ * held.  What is held first are disks that seem to hang, alone.
+ *
+ * Storage hangs if it makes no progress: of all that is held something is with
+ * the storage, and nothing of it has ended for some seconds.  How old a request
+ * is says nothing: storage may be slow.
+ *
+ * Hooks: block/io.c (when a node's request began), system/cpus.c (the VM
+ * stops); the callers are those of blk-hold.h.
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qapi/qapi-events-block.h"
+#include "qemu/cutils.h"
+#include "qemu/error-report.h"
+#include "qemu/main-loop.h"
+#include "qemu/timer.h"
+#include "block/aio.h"
+#include "block/blk-cancel-hold.h"
+#include "block/blk-hold.h"
+#include "block/blk-orphan.h"
+#include "block/block.h"
+#include "system/block-backend.h"
+#include "trace.h"
+
+/* Of BLK_HOLD_DEFAULT_TIMEOUT_MS these are 20, 5, 5 and 10 s */
+#define TIMEOUT_NS  (blk_hold_timeout_ms * (int64_t)SCALE_MS)
+#define STALL_NS    (TIMEOUT_NS / 4)                /* without progress */
+#define SUSPECT_NS  (TIMEOUT_NS / 4)                /* held first, and alone */
+#define OTHERS_NS   (TIMEOUT_NS / 2)                /* healthy disks are held */
+
+#define HELD_MS     3000                            /* a command's own time */
+#define POLL_NS     (1 * SCALE_MS)
+#define RETRY_NS    (100 * SCALE_MS)
+#define WARN_NS     (30 * NANOSECONDS_PER_SECOND)
+#define SAME_NS     (50 * SCALE_MS)                 /* between two readings */
+
+/* BQL */
+uint32_t blk_hold_timeout_ms = BLK_HOLD_DEFAULT_TIMEOUT_MS;
+
+/* BQL */
+static unsigned int holders;    /* blk_hold_co_begin() without its end */
+static bool all_held;
+static bool vm_stops;           /* devices wait for their requests */
+static QEMUTimer *timer;        /* lets go by itself */
+static int64_t others_rest_ns;  /* not before then are they held again */
+
+/* What stands in the way */
+typedef struct HoldView {
+    BlkCancelLoad disk;         /* .in_flight is false if none does */
+    unsigned int others;        /* disks like it */
+    BlkNodeLoad node;           /* somebody else's requests, if no disk does */
+    unsigned int epoch;         /* of the latest that count; 0: all, no names */
+
+    /* Of all that was looked at; no change means no progress */
+    uint64_t ended;
+    unsigned int node_requests;
+    bool slow;                  /* only operations that may take long */
+} HoldView;
+
+/* BQL; what has been found to hang, as long as it is there */
+static struct {
+    BlockBackend *blk;          /* only compared */
+    int64_t since_ns;           /* when its oldest request began, or 0 */
+    uint64_t ended;
+    BlockDriverState *bs;       /* the same */
+    unsigned int epoch;
+} hung;
+
+/*
+ * Looking
+ */
+
+/*
+ * hold_look:
+ * @held: only at disks that are held; otherwise at all, and at what others ask
+ * of the same nodes
+ *
+ * Returns: whether anything is under way
+ */
+static bool hold_look(HoldView *v, bool held)
+{
+    BlkCancelLoad load = {};
+    BlkNodeLoad node = {};
+    unsigned int issued = 0, slow = 0;
+
+    *v = (HoldView) { .epoch = v->epoch };
+    while (blk_cancel_next_load(&load)) {
+        if (held && !load.held) {
+            continue;
+        }
+        v->ended += load.ended;
+        if (!load.in_flight) {
+            continue;
+        }
+        issued += load.issued;
+        slow += load.slow;
+        v->others += v->disk.in_flight;
+        if (!v->disk.in_flight || load.oldest_ns > v->disk.oldest_ns) {
+            v->disk = load;
+        }
+    }
+    v->slow = slow && slow == issued;
+    while (!held && blk_cancel_next_node(&node, v->epoch ?: UINT_MAX)) {
+        if (node.cancels && node.requests) {
+            v->node_requests += node.requests;
+            v->node = node;
+        }
+    }
+    return v->disk.in_flight || v->node_requests;
+}
+
+bool blk_hold_is_idle(void)
+{
+    HoldView v = {};
+
+    return !hold_look(&v, false);
+}
+
+static bool hold_is_hung_disk(const BlkCancelLoad *load)
+{
+    if (load->blk != hung.blk || !load->in_flight) {
+        return false;
+    }
+    if (!load->issued || !hung.since_ns) {
+        return load->ended == hung.ended;
+    }
+    return ABS(get_clock() - load->oldest_ns - hung.since_ns) < SAME_NS;
+}
+
+/* Whether what was found to hang is still there; then it need not be held. */
+static bool hold_look_hung(HoldView *v)
+{
+    BlkCancelLoad load = {};
+    BlkNodeLoad node = {};
+
+    *v = (HoldView) { .epoch = hung.epoch };
+    while (hung.blk && blk_cancel_next_load(&load)) {
+        if (hold_is_hung_disk(&load)) {
+            v->disk = load;
+            return true;
+        }
+    }
+    while (hung.bs && blk_cancel_next_node(&node, hung.epoch)) {
+        if (node.bs == hung.bs && node.requests) {
+            v->node = node;
+            return true;
+        }
+    }
+    hung.blk = NULL;
+    hung.bs = NULL;
+    return false;
+}
+
+static void hold_remember_hung(const HoldView *v)
+{
+    hung.blk = v->disk.in_flight ? v->disk.blk : NULL;
+    hung.since_ns = v->disk.issued ? get_clock() - v->disk.oldest_ns : 0;
+    hung.ended = v->disk.ended;
+    hung.bs = v->disk.in_flight ? NULL : v->node.bs;
+    hung.epoch = v->epoch;
+}
+
+/* Whether a request has been with the storage for long: it may hang, or not. */
+static bool hold_look_suspect(HoldView *v)
+{
+    hold_look(v, false);
+    return v->disk.oldest_ns >= SUSPECT_NS;
+}
+
+/*
+ * Describing it
+ */
+
+/* The name that the user has given the disk, or one to find it by */
+static char *hold_disk_name(BlockBackend *blk)
+{
+    g_autofree char *dev = blk_get_attached_dev_id(blk);
+    const char *id = dev;
+
+    if (blk_orphan_id(blk)) {
+        dev[strcspn(dev, " ")] = '\0';
+    }
+    if (strstart(dev, "/machine/peripheral/", &id)) {
+        /* A part of a device; that has an id */
+        return g_strndup(id, strcspn(id, "/"));
+    }
+    if (*dev) {
+        return g_steal_pointer(&dev);
+    }
+    if (*blk_name(blk)) {
+        return g_strdup(blk_name(blk));
+    }
+    return g_strdup(blk_bs(blk) ? bdrv_get_node_name(blk_bs(blk)) : "");
+}
+
+/*
+ * The node that does not answer: it need not be the disk's own, but a job's
+ * target that the disk's writes go to as well.
+ */
+static BlockDriverState *hold_find_node(const HoldView *v)
+{
+    BlockDriverState *found = v->disk.in_flight ? NULL : v->node.bs;
+    BlkNodeLoad node = {};
+
+    while (v->epoch && blk_cancel_next_node(&node, v->epoch)) {
+        if (node.is_leaf && (node.requests || node.flushes)) {
+            return node.bs;
+        }
+        if (node.requests && !found) {
+            found = node.bs;
+        }
+    }
+    return found;
+}
+
+static char *hold_describe(const HoldView *v)
+{
+    BlockDriverState *bs = hold_find_node(v);
+    GString *s = g_string_new(NULL);
+
+    if (bs) {
+        g_string_printf(s, "node '%s' does not answer", bdrv_get_node_name(bs));
+    }
+    if (v->disk.in_flight) {
+        g_autofree char *name = hold_disk_name(v->disk.blk);
+
+        g_string_append_printf(s, "%sdisk '%s'%s ", bs ? "; " : "", name,
+                               blk_orphan_id(v->disk.blk) ? ", now unplugged,"
+                                                          : "");
+        if (v->disk.issued) {
+            g_string_append_printf(s, "has %u request%s with the storage, %u "
+                                   "of them abandoned, the oldest for %.1f s",
+                                   v->disk.issued,
+                                   v->disk.issued == 1 ? "" : "s",
+                                   v->disk.abandoned, v->disk.oldest_ns /
+                                   (double)NANOSECONDS_PER_SECOND);
+        } else {
+            /* Its device has asked where blocks are allocated */
+            g_string_append(s, "waits for an answer of the storage");
+        }
+    }
+    if (v->others) {
+        g_string_append_printf(s, " (and %u more disk%s)", v->others,
+                               v->others == 1 ? "" : "s");
+    }
+    return g_string_free(s, false);
+}
+
+static void hold_refuse(const char *what, const char *why, Error **errp)
+{
+    trace_blk_hold_refused(what, why);
+    error_setg(errp, "'%s' would wait for storage that hangs: %s; try again "
+               "when the storage answers", what, why);
+}
+
+char *blk_hold_describe(void)
+{
+    HoldView v = {};
+    GLOBAL_STATE_CODE();
+
+    if (hold_look_hung(&v)) {
+        return hold_describe(&v);
+    }
+    /* To wait is not possible here: what has been taken back may well hang */
+    v.epoch = 0;
+    return hold_look_suspect(&v) || v.disk.abandoned ? hold_describe(&v) : NULL;
+}
+
+bool blk_hold_check(const char *what, Error **errp)
+{
+    g_autofree char *why = blk_hold_describe();
+
+    if (why) {
+        hold_refuse(what, why, errp);
+    }
+    return !why;
+}
+
+bool blk_hold_allows(const char *what)
+{
+    Error *err = NULL;
+
+    if (!holders && !blk_hold_check(what, &err)) {
+        error_report_err(err);
+        return false;
+    }
+    return true;
+}
+
+/*
+ * Holding, and letting go
+ */
+
+static void hold_let_go(void *opaque)
+{
+    trace_blk_hold_end(holders);
+    all_held = false;
+    if (timer) {
+        timer_del(timer);
+    }
+    blk_cancel_unhold();
+}
+
+static void hold_suspects(void *opaque)
+{
+    BlkCancelLoad load = {};
+
+    while (!vm_stops && blk_cancel_next_load(&load)) {
+        if (load.oldest_ns >= SUSPECT_NS) {
+            blk_cancel_hold(load.blk);
+        }
+    }
+}
+
+static void hold_all(void *opaque)
+{
+    /* What comes while the VM stops must not be kept beyond the stop's end */
+    if (!vm_stops && !all_held) {
+        trace_blk_hold_begin(holders);
+        all_held = true;
+        blk_cancel_hold(NULL);
+    }
+}
+
+static void hold_arm_timer(void)
+{
+    if (!timer) {
+        /* Runs in nested event loops, too */
+        timer = aio_timer_new(qemu_get_aio_context(), QEMU_CLOCK_REALTIME,
+                              SCALE_MS, hold_let_go, NULL);
+    }
+    timer_mod(timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + HELD_MS);
+}
+
+void blk_hold_end(bool failed)
+{
+    GLOBAL_STATE_CODE();
+    assert(holders);
+
+    blk_cancel_end_errors(failed);
+    if (--holders == 0) {
+        hold_let_go(NULL);
+    }
+}
+
+bool blk_hold_is_on(void)
+{
+    return holders;
+}
+
+void blk_hold_vm_stops(void)
+{
+    GLOBAL_STATE_CODE();
+    vm_stops = true;
+    hold_let_go(NULL);
+}
+
+void blk_hold_vm_stopped(void)
+{
+    GLOBAL_STATE_CODE();
+    vm_stops = false;
+}
+
+/*
+ * Beginning it
+ */
+
+/*
+ * A coroutine that another one starts or wakes runs in that one's AioContext,
+ * and drivers count on theirs to be the one that they run in.  So what starts
+ * or wakes requests is called here, outside the holder's own coroutine.
+ */
+typedef struct HoldRun {
+    void (*fn)(void *opaque);
+    void *opaque;
+    Coroutine *co;
+} HoldRun;
+
+static void hold_run_bh(void *opaque)
+{
+    HoldRun *run = opaque;
+
+    run->fn(run->opaque);
+    aio_co_wake(run->co);
+}
+
+static void coroutine_fn hold_co_run(void (*fn)(void *opaque), void *opaque)
+{
+    HoldRun run = { fn, opaque, qemu_coroutine_self() };
+
+    aio_bh_schedule_oneshot(qemu_coroutine_get_aio_context(run.co),
+                            hold_run_bh, &run);
+    qemu_coroutine_yield();
+}
+
+/* One flush */
+typedef struct HoldFlush {
+    BlockBackend *blk;          /* a reference */
+    BlockAIOCB *acb;            /* NULL once it has ended */
+    int ret;
+    QSLIST_ENTRY(HoldFlush) next;
+} HoldFlush;
+
+typedef QSLIST_HEAD(, HoldFlush) HoldFlushList;
+
+static void hold_flush_cb(void *opaque, int ret)
+{
+    HoldFlush *f = opaque;
+
+    f->acb = NULL;
+    f->ret = ret;
+}
+
+static void hold_begin_flush(void *opaque)
+{
+    HoldFlushList *list = opaque;
+    BlkCancelLoad load = {};
+
+    while (blk_cancel_next_load(&load)) {
+        HoldFlush *f = g_new0(HoldFlush, 1);
+
+        QSLIST_INSERT_HEAD(list, f, next);
+        blk_ref(load.blk);
+        f->blk = load.blk;
+        f->acb = blk_cancel_probe_flush(&load, hold_flush_cb, f);
+    }
+}
+
+/*
+ * What has not ended is abandoned.  An error is kept for the flush that the
+ * command will do, which fails as it would have without this one.
+ */
+static void hold_end_flush(void *opaque)
+{
+    HoldFlushList *list = opaque;
+    HoldFlush *f;
+
+    while ((f = QSLIST_FIRST(list))) {
+        if (f->acb) {
+            blk_aio_cancel_async(f->acb);
+        } else if (f->ret < 0 && blk_bs(f->blk)) {
+            GRAPH_RDLOCK_GUARD_MAINLOOP();
+            blk_cancel_keep_node_error(blk_bs(f->blk), f->ret);
+        }
+        QSLIST_REMOVE_HEAD(list, next);
+        blk_unref(f->blk);
+        g_free(f);
+    }
+}
+
+/* One try; on the stack of its coroutine */
+typedef struct HoldTry {
+    HoldView view;
+    int64_t deadline;
+    bool hangs;                 /* it has failed for want of progress */
+} HoldTry;
+
+/*
+ * Wait until nothing is under way.  The requests' ends are not hooked, because
+ * they come by many ways and in all threads: ask from time to time.
+ */
+static bool coroutine_fn hold_co_wait(HoldTry *t, bool held, int64_t end)
+{
+    HoldView *v = &t->view;
+    int64_t now = get_clock(), progress_ns = now;
+    HoldView last;
+
+    for (last = *v; hold_look(v, held); last = *v, now = get_clock()) {
+        /* A flush or a discard may take as long as all this may */
+        if (v->ended != last.ended || v->node_requests != last.node_requests ||
+            v->slow) {
+            progress_ns = now;
+        }
+        t->hangs = now - progress_ns >= STALL_NS ||
+                   (v->slow && now >= t->deadline);
+        if (t->hangs || now >= end) {
+            return false;
+        }
+        qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, POLL_NS);
+        if (!held && !all_held) {
+            /* The VM has stopped meanwhile */
+            hold_co_run(hold_all, NULL);
+        }
+    }
+    return true;
+}
+
+/* Disks that may hang are held alone until they are idle. */
+static bool coroutine_fn hold_co_suspects(HoldTry *t)
+{
+    while (hold_look_suspect(&t->view)) {
+        hold_co_run(hold_suspects, NULL);
+        if (!hold_co_wait(t, true, t->deadline)) {
+            return false;
+        }
+        qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, POLL_NS);
+    }
+    return true;
+}
+
+static unsigned int hold_count_disks(void)
+{
+    BlkCancelLoad load = {};
+    unsigned int n = 0;
+
+    while (blk_cancel_next_load(&load)) {
+        n++;
+    }
+    return n;
+}
+
+/* So that what hangs does not stop the others for long, and time and again */
+static int64_t coroutine_fn hold_co_spare_others(HoldTry *t)
+{
+    if (hold_count_disks() < 2) {
+        return t->deadline;
+    }
+    while (get_clock() < MIN(others_rest_ns, t->deadline)) {
+        qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, RETRY_NS);
+    }
+    return MIN(t->deadline, get_clock() + OTHERS_NS);
+}
+
+static bool coroutine_fn hold_co_all(HoldTry *t, bool flush)
+{
+    HoldFlushList list = QSLIST_HEAD_INITIALIZER(list);
+    int64_t end = hold_co_spare_others(t);
+    bool ok;
+
+    hold_co_run(hold_all, NULL);
+    ok = hold_co_wait(t, false, end);
+    if (ok && flush) {
+        hold_co_run(hold_begin_flush, &list);
+        ok = hold_co_wait(t, false, end);
+        hold_co_run(hold_end_flush, &list);
+    }
+    if (!ok) {
+        others_rest_ns = get_clock() + OTHERS_NS;
+    }
+    return ok;
+}
+
+static void hold_reap(void *opaque)
+{
+    blk_orphan_reap();
+}
+
+/* Returns: NULL, or what stands in the way; nothing is held for it then */
+static char *coroutine_fn hold_co_begin(bool flush)
+{
+    HoldTry t = { .deadline = get_clock() + TIMEOUT_NS };
+
+    if (!blk_cancel_any()) {
+        holders++;
+        return NULL;
+    }
+    if (hold_look_hung(&t.view)) {
+        return hold_describe(&t.view);
+    }
+
+    holders++;
+    t.view.epoch = blk_cancel_epoch;
+    qatomic_set(&blk_cancel_epoch, t.view.epoch + 1);
+    if (hold_co_suspects(&t) && hold_co_all(&t, flush)) {
+        hold_arm_timer();
+        blk_cancel_begin_errors();
+        if (blk_orphan_any()) {
+            /* Who comes next may want the image that an orphan still has */
+            hold_co_run(hold_reap, NULL);
+        }
+        return NULL;
+    }
+    if (t.hangs) {
+        hold_remember_hung(&t.view);
+    }
+    blk_hold_end(false);
+    return hold_describe(&t.view);
+}
+
+bool coroutine_fn blk_hold_co_begin(const char *what, bool flush, Error **errp)
+{
+    g_autofree char *why = NULL;
+    GLOBAL_STATE_CODE();
+
+    why = hold_co_begin(flush);
+    if (why) {
+        hold_refuse(what, why, errp);
+    }
+    return !why;
+}
+
+/*
+ * For those that cannot wait in a coroutine
+ */
+
+typedef struct HoldBegin {
+    const char *what;
+    bool flush;
+    Error **errp;
+    bool ok;
+    QemuSemaphore over;
+} HoldBegin;
+
+static void coroutine_fn hold_begin_entry(void *opaque)
+{
+    HoldBegin *b = opaque;
+
+    b->ok = blk_hold_co_begin(b->what, b->flush, b->errp);
+    qemu_sem_post(&b->over);
+}
+
+bool blk_hold_begin(const char *what, bool flush, Error **errp)
+{
+    HoldBegin b = { .what = what, .flush = flush, .errp = errp };
+    GLOBAL_STATE_CODE();
+
+    qemu_sem_init(&b.over, 0);
+    aio_co_schedule(iohandler_get_aio_context(),
+                    qemu_coroutine_create(hold_begin_entry, &b));
+    bql_unlock();
+    qemu_sem_wait(&b.over);
+    bql_lock();
+    qemu_sem_destroy(&b.over);
+    return b.ok;
+}
+
+/*
+ * For what cannot be refused
+ */
+
+typedef struct HoldCall {
+    char *what;
+    bool flush;
+    AioContext *ctx;            /* where the main loop runs @cb */
+    void (*cb)(void *opaque);
+    void *opaque;
+    QLIST_ENTRY(HoldCall) next;
+} HoldCall;
+
+/* BQL; those that have begun.  QEMU may end before they do. */
+static QLIST_HEAD(, HoldCall) calls = QLIST_HEAD_INITIALIZER(calls);
+
+static void coroutine_fn hold_call_entry(void *opaque)
+{
+    HoldCall *call = opaque;
+    int64_t next_ns = 0;
+    char *why;
+
+    QLIST_INSERT_HEAD(&calls, call, next);
+    while ((why = hold_co_begin(call->flush))) {
+        if (get_clock() >= next_ns) {
+            next_ns = get_clock() + WARN_NS;
+            warn_report("'%s' waits for storage that hangs: %s", call->what,
+                        why);
+            qapi_event_send_block_hold_wait(call->what, why);
+        }
+        g_free(why);
+        qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, RETRY_NS);
+    }
+
+    hold_co_run(call->cb, call->opaque);
+    blk_hold_end(false);
+    QLIST_REMOVE(call, next);
+    g_free(call->what);
+    g_free(call);
+}
+
+/* Context: main loop; only here it is known whether it must wait */
+static void hold_schedule_bh(void *opaque)
+{
+    HoldCall *call = opaque;
+
+    if (blk_cancel_any()) {
+        aio_co_enter(call->ctx, qemu_coroutine_create(hold_call_entry, call));
+    } else {
+        call->cb(call->opaque);
+        g_free(call->what);
+        g_free(call);
+    }
+}
+
+static void hold_schedule(AioContext *ctx, const char *what, bool flush,
+                          void (*cb)(void *opaque), void *opaque)
+{
+    HoldCall *call = g_new(HoldCall, 1);
+
+    *call = (HoldCall) {
+        .what = g_strdup(what),
+        .flush = flush,
+        .ctx = ctx,
+        .cb = cb,
+        .opaque = opaque,
+    };
+    aio_bh_schedule_oneshot(ctx, hold_schedule_bh, call);
+}
+
+void blk_hold_call(const char *what, bool flush, void (*cb)(void *opaque),
+                   void *opaque)
+{
+    GLOBAL_STATE_CODE();
+
+    if (blk_cancel_any()) {
+        /* Nested event loops do not run what is in this context */
+        hold_schedule(iohandler_get_aio_context(), what, flush, cb, opaque);
+    } else {
+        cb(opaque);
+    }
+}
+
+void blk_hold_schedule(const char *what, void (*cb)(void *opaque),
+                       void *opaque)
+{
+    hold_schedule(qemu_get_aio_context(), what, false, cb, opaque);
+}
