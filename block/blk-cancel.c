@@ -43,12 +43,7 @@
 #include "blk-cancel-core.h"
 #include "trace.h"
 
-/* Requests whose memory a thread keeps */
-#ifdef CONFIG_ASAN_IFACE_FIBER
-#define MAX_UNUSED  0           /* who uses one after its end is to be seen */
-#else
-#define MAX_UNUSED  256
-#endif
+#define MAX_UNUSED  256 /* requests whose memory a thread keeps */
 
 static void blk_cancel_unref(BlkCancelReq *r)
 {
