@@ -185,6 +185,7 @@ struct BlkCancelReq {
     bool canceled;              /* the caller has it back as such */
     bool throttled;             /* may be in the throttle queue */
     bool waited;                /* may be issued long after @start_ns */
+    bool refused;               /* a cancel has left it with the storage */
     int ret;
     QEMUIOVector *qiov;         /* the caller's; not used after a cancel */
     void *buf;

@@ -43,6 +43,14 @@
 #include "blk-cancel-core.h"
 #include "trace.h"
 
+/* Requests that a cancel was refused, and that have ended; atomic */
+static unsigned int nr_refused_ended;
+
+unsigned int blk_cancel_refused_ended(void)
+{
+    return qatomic_load_acquire(&nr_refused_ended);
+}
+
 #define MAX_UNUSED  256 /* requests whose memory a thread keeps */
 
 static void blk_cancel_unref(BlkCancelReq *r)
@@ -61,6 +69,20 @@ static void blk_cancel_complete(BlkCancelReq *r, int ret)
 {
     r->state = BLK_CANCEL_DONE;
     r->common.cb(r->common.opaque, ret);
+}
+
+/* The callback has run, and the storage has answered. */
+static void blk_cancel_end(BlkCancelReq *r)
+{
+    BlockBackend *blk = r->ctx->d->blk;
+    bool refused = r->refused;
+
+    blk_cancel_unref(r);
+    blk_dec_in_flight(blk);
+    if (unlikely(refused)) {
+        qatomic_inc(&nr_refused_ended);
+        aio_wait_kick();
+    }
 }
 
 /*
@@ -211,21 +233,18 @@ static void coroutine_fn blk_cancel_entry(void *opaque)
         }
         blk_cancel_complete(r, r->ret);
     }
-    blk_cancel_unref(r);
-    blk_dec_in_flight(blk);
+    blk_cancel_end(r);
 }
 
 /* The caller knows @r, whose result has been there before. */
 static void blk_cancel_returned_bh(void *opaque)
 {
     BlkCancelReq *r = opaque;
-    BlockBackend *blk = r->ctx->d->blk;
 
     if (r->state == BLK_CANCEL_RETURNED) {
         blk_cancel_complete(r, r->ret);
     }
-    blk_cancel_unref(r);
-    blk_dec_in_flight(blk);
+    blk_cancel_end(r);
 }
 
 /*
@@ -295,6 +314,7 @@ static void blk_cancel_aio_cancel_async(BlockAIOCB *acb)
     case BLK_CANCEL_ISSUED:
         if (!blk_cancel_can_abandon(r)) {
             trace_blk_cancel_asked(blk, acb, "refused");
+            r->refused = true;
             return;
         }
         trace_blk_cancel_abandoned(blk, r, r->op, r->offset, r->bytes,
@@ -393,6 +413,7 @@ BlkCancelReq *blk_cancel_new_req(BlkCancel *d, BlkCancelOp op, int64_t offset,
     r->canceled = false;
     r->throttled = false;
     r->waited = false;
+    r->refused = false;
     r->abandoned = false;
     r->ret = 0;
     r->qiov = qiov;

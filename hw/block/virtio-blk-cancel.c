@@ -444,6 +444,7 @@ static void cancel_load_request(VirtIOBlockReq *req)
     req->inhdr_undo.modified_iov = NULL;
     req->outhdr_undo.modified_iov = NULL;
     cancel_link(req);
+    cancel_queue(req)->ctx = NULL;
 }
 
 /* Context: main loop, VM stopped; the features are known only now */

@@ -129,19 +129,30 @@ static void cancel_run(AioContext *ctx, QEMUBHFunc *fn, VirtIOBlkCancelQueue *q)
     }
 }
 
-/* Wait for the @left requests that could not be taken back, if any. */
-static void cancel_drain_left(VirtIOBlock *s, unsigned int left)
+/*
+ * Take back what the virtqueues from @first to @last hold.
+ *
+ * @served: by their AioContexts, until just now; parked requests may be on
+ *          their way there
+ * Returns: how many requests could not be taken back
+ */
+static unsigned int cancel_drop_once(VirtIOBlock *s, unsigned int first,
+                                     unsigned int last, bool served)
 {
-    int64_t ns;
+    unsigned int left = 0;
 
-    if (!left) {
-        return;
+    for (unsigned int i = first; i <= last; i++) {
+        VirtIOBlkCancelQueue *q = &s->cancel->queue[i];
+
+        cancel_run(q->ctx ?: served ? s->vq_aio_context[i] : NULL,
+                   cancel_drop_bh, q);
+        left += q->left;
     }
+    return left;
+}
 
-    trace_virtio_blk_cancel_drain(VIRTIO_DEVICE(s), left);
-    ns = get_clock();
-    blk_drain(s->blk);
-    ns = get_clock() - ns;
+static void cancel_waited(VirtIOBlock *s, unsigned int left, int64_t ns)
+{
     trace_virtio_blk_cancel_drained(VIRTIO_DEVICE(s), left, ns);
 
     if (ns >= WARN_NS) {
@@ -153,18 +164,34 @@ static void cancel_drain_left(VirtIOBlock *s, unsigned int left)
     }
 }
 
-/* @served: by the AioContexts of the virtqueues, until just now */
+/*
+ * The same, until all have been taken back or have ended.  Does not wait for
+ * what was abandoned, as draining the BlockBackend would.
+ */
+static void cancel_drop(VirtIOBlock *s, unsigned int first, unsigned int last,
+                        bool served)
+{
+    unsigned int ended = blk_cancel_refused_ended();
+    unsigned int left = cancel_drop_once(s, first, last, served);
+    unsigned int first_left = left;
+    int64_t start = get_clock();
+
+    if (!left) {
+        return;
+    }
+
+    trace_virtio_blk_cancel_drain(VIRTIO_DEVICE(s), left);
+    while (left) {
+        AIO_WAIT_WHILE_UNLOCKED(NULL, blk_cancel_refused_ended() == ended);
+        ended = blk_cancel_refused_ended();
+        left = cancel_drop_once(s, first, last, served);
+    }
+    cancel_waited(s, first_left, get_clock() - start);
+}
+
 static void cancel_drop_all(VirtIOBlock *s, bool served)
 {
-    unsigned int left = 0;
-
-    for (unsigned int i = 0; i < s->conf.num_queues; i++) {
-        VirtIOBlkCancelQueue *q = &s->cancel->queue[i];
-
-        cancel_run(served ? s->vq_aio_context[i] : q->ctx, cancel_drop_bh, q);
-        left += q->left;
-    }
-    cancel_drain_left(s, left);
+    cancel_drop(s, 0, s->conf.num_queues - 1, served);
 }
 
 bool virtio_blk_cancel_stop(VirtIOBlock *s)
@@ -210,13 +237,10 @@ bool virtio_blk_cancel_is_stopped(VirtIOBlock *s, unsigned int index)
 }
 
 /* Context: the AioContext of the virtqueue */
-static void cancel_stop_queue_bh(void *opaque)
+static void cancel_detach_bh(void *opaque)
 {
-    VirtIOBlkCancelQueue *q = opaque;
-
-    virtio_queue_aio_detach_host_notifier(cancel_vq(q),
+    virtio_queue_aio_detach_host_notifier(cancel_vq(opaque),
                                           qemu_get_current_aio_context());
-    cancel_drop_bh(q);
 }
 
 /* Context: BQL held; the caller resets the virtqueue itself */
@@ -233,11 +257,9 @@ static void cancel_queue_reset(VirtIODevice *vdev, uint32_t index)
     /* First, because a drained section may end while this waits */
     q->stopped = true;
     if (s->ioeventfd_started) {
-        cancel_run(s->vq_aio_context[index], cancel_stop_queue_bh, q);
-    } else {
-        cancel_run(q->ctx, cancel_drop_bh, q);
+        cancel_run(s->vq_aio_context[index], cancel_detach_bh, q);
     }
-    cancel_drain_left(s, q->left);
+    cancel_drop(s, index, index, s->ioeventfd_started);
 }
 
 /* Context: BQL held; the virtqueue is ready */

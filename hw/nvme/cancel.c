@@ -21,6 +21,7 @@
 #include "qemu/error-report.h"
 #include "qapi/error.h"
 #include "block/accounting.h"
+#include "block/aio-wait.h"
 #include "block/blk-orphan.h"
 #include "system/block-backend.h"
 
@@ -284,45 +285,6 @@ static unsigned int drop_sq(NvmeSQueue *sq, uint16_t status)
     return left;
 }
 
-/* Wait for the @left commands that could not be taken back. */
-static void drain(NvmeCtrl *n, unsigned int left)
-{
-    int64_t start = get_clock();
-    int64_t waited;
-
-    trace_pci_nvme_cancel_drain(left);
-    stop_fetching(n);
-    for (unsigned int i = 1; i <= NVME_MAX_NAMESPACES; i++) {
-        NvmeNamespace *ns = nvme_subsys_ns(n->subsys, i);
-
-        if (ns) {
-            nvme_ns_drain(ns);
-        }
-    }
-    resume_fetching(n);
-
-    waited = get_clock() - start;
-    if (waited >= WARN_NS) {
-        g_autofree char *path = object_get_canonical_path(OBJECT(n));
-
-        warn_report("nvme: %s had to wait %" PRId64 " ms for commands that "
-                    "cannot be abandoned: %u", path, waited / SCALE_MS, left);
-    }
-}
-
-void nvme_cancel_drop_sq(NvmeSQueue *sq, uint16_t status)
-{
-    NvmeCtrl *n = sq->ctrl;
-    unsigned int left;
-
-    if (!nvme_cancel_enabled(n)) {
-        return;
-    }
-    while ((left = drop_sq(sq, status))) {
-        drain(n, left);
-    }
-}
-
 /* Returns: how many commands of all queues could not be taken back */
 static unsigned int drop_all(NvmeCtrl *n, uint16_t status)
 {
@@ -336,18 +298,79 @@ static unsigned int drop_all(NvmeCtrl *n, uint16_t status)
     return left;
 }
 
+static unsigned int drop_once(NvmeCtrl *n, NvmeSQueue *sq, uint16_t status)
+{
+    return sq ? drop_sq(sq, status) : drop_all(n, status);
+}
+
+/* Namespaces without cancelling: nothing of theirs can be taken back. */
+static void drain_others(NvmeCtrl *n)
+{
+    for (unsigned int i = 1; i <= NVME_MAX_NAMESPACES; i++) {
+        NvmeNamespace *ns = nvme_subsys_ns(n->subsys, i);
+
+        if (ns && !ns->cancelling) {
+            nvme_ns_drain(ns);
+        }
+    }
+}
+
+static void warn_waited(NvmeCtrl *n, unsigned int left, int64_t waited)
+{
+    if (waited >= WARN_NS) {
+        g_autofree char *path = object_get_canonical_path(OBJECT(n));
+
+        warn_report("nvme: %s had to wait %" PRId64 " ms for commands that "
+                    "cannot be abandoned: %u", path, waited / SCALE_MS, left);
+    }
+}
+
+/*
+ * End the commands of @sq, or of all queues if it is NULL.  Waits for those
+ * alone that cannot be taken back: to drain a namespace with cancelling would
+ * be to wait for what has been abandoned.
+ */
+static void drop(NvmeCtrl *n, NvmeSQueue *sq, uint16_t status)
+{
+    unsigned int ended = blk_cancel_refused_ended();
+    unsigned int left = drop_once(n, sq, status);
+    unsigned int first_left = left;
+    int64_t start = get_clock();
+
+    if (!left) {
+        return;
+    }
+
+    trace_pci_nvme_cancel_drain(left);
+    stop_fetching(n);
+    while (left) {
+        drain_others(n);
+        left = drop_once(n, sq, status);
+        if (left) {
+            AIO_WAIT_WHILE_UNLOCKED(NULL, blk_cancel_refused_ended() == ended);
+            ended = blk_cancel_refused_ended();
+            left = drop_once(n, sq, status);
+        }
+    }
+    resume_fetching(n);
+    warn_waited(n, first_left, get_clock() - start);
+}
+
+void nvme_cancel_drop_sq(NvmeSQueue *sq, uint16_t status)
+{
+    if (nvme_cancel_enabled(sq->ctrl)) {
+        drop(sq->ctrl, sq, status);
+    }
+}
+
 bool nvme_cancel_reset(NvmeCtrl *n, uint16_t status)
 {
-    unsigned int left;
-
     if (!nvme_cancel_enabled(n)) {
         return false;
     }
 
     nvme_cancel_shutdown_stop(n);
-    while ((left = drop_all(n, status))) {
-        drain(n, left);
-    }
+    drop(n, NULL, status);
     return true;
 }
 

@@ -151,6 +151,16 @@ static GPtrArray *scsi_cancel_commands(SCSIDevice *s)
     return reqs;
 }
 
+/* One that could not be taken back may have gone on to its next I/O since */
+static void scsi_cancel_again(SCSIRequest *req)
+{
+    if (req->io_canceled) {
+        blk_aio_cancel_async(req->aiocb);
+    } else {
+        scsi_req_cancel_async(req, NULL);
+    }
+}
+
 /* Context: BH in an AioContext that has commands of the device */
 static void scsi_cancel_purge_bh(void *opaque)
 {
@@ -163,7 +173,7 @@ static void scsi_cancel_purge_bh(void *opaque)
 
         /* The end of one may have let another one that waited for it end */
         if (req->enqueued) {
-            scsi_req_cancel_async(req, NULL);
+            scsi_cancel_again(req);
             purge->left += req->enqueued;
         }
     }
@@ -212,14 +222,8 @@ static unsigned int scsi_cancel_all(SCSIDevice *s)
     return purge.left;
 }
 
-/* Wait for the @left commands that could not be taken back. */
-static void scsi_cancel_drain(SCSIDevice *s, unsigned int left)
+static void scsi_cancel_waited(SCSIDevice *s, unsigned int left, int64_t ns)
 {
-    int64_t ns = get_clock();
-
-    trace_scsi_cancel_drain(s->id, s->lun, left);
-    blk_drain(s->conf.blk);
-    ns = get_clock() - ns;
     trace_scsi_cancel_drained(s->id, s->lun, left, ns);
 
     if (ns >= WARN_NS) {
@@ -232,36 +236,64 @@ static void scsi_cancel_drain(SCSIDevice *s, unsigned int left)
 
 bool scsi_cancel_purge(SCSIDevice *s)
 {
-    unsigned int left;
+    unsigned int ended = blk_cancel_refused_ended();
+    int64_t start = get_clock();
+    unsigned int left, first_left;
 
     if (!s->cancel) {
         return false;
     }
 
-    left = scsi_cancel_all(s);
-    if (left) {
-        scsi_cancel_drain(s, left);
+    left = first_left = scsi_cancel_all(s);
+    if (!left) {
+        return true;
     }
+
+    /*
+     * Wait for these alone: draining the BlockBackend would be to wait for what
+     * has been abandoned.
+     */
+    trace_scsi_cancel_drain(s->id, s->lun, left);
+    scsi_device_drained_begin(s);
+    while (left) {
+        AIO_WAIT_WHILE_UNLOCKED(NULL, blk_cancel_refused_ended() == ended);
+        ended = blk_cancel_refused_ended();
+        left = scsi_cancel_all(s);
+    }
+    scsi_device_drained_end(s);
+    scsi_cancel_waited(s, first_left, get_clock() - start);
     return true;
+}
+
+/* Returns: the devices of @bus that may have something in flight */
+static GPtrArray *scsi_cancel_devices(SCSIBus *bus)
+{
+    GPtrArray *devs = g_ptr_array_new_with_free_func(object_unref);
+    BusChild *kid;
+
+    RCU_READ_LOCK_GUARD();
+    QTAILQ_FOREACH_RCU(kid, &bus->qbus.children, sibling) {
+        /* One that is not realized leaves with the HBA */
+        if (qdev_is_realized(DEVICE(kid->child))) {
+            g_ptr_array_add(devs, object_ref(OBJECT(kid->child)));
+        }
+    }
+    return devs;
 }
 
 bool scsi_cancel_stop(SCSIBus *bus)
 {
-    BusChild *kid;
+    g_autoptr(GPtrArray) devs = NULL;
 
     /* The disk that hangs may be on another bus, or another model's */
     if (!blk_cancel_any()) {
         return false;
     }
 
-    RCU_READ_LOCK_GUARD();
-    QTAILQ_FOREACH_RCU(kid, &bus->qbus.children, sibling) {
-        SCSIDevice *s = SCSI_DEVICE(kid->child);
+    devs = scsi_cancel_devices(bus);
+    for (unsigned int i = 0; i < devs->len; i++) {
+        SCSIDevice *s = SCSI_DEVICE(g_ptr_array_index(devs, i));
 
-        if (!qdev_is_realized(DEVICE(s))) {
-            /* Leaves with the HBA, and has nothing in flight any more */
-            continue;
-        }
         if (!scsi_cancel_purge(s) && s->conf.blk) {
             blk_drain(s->conf.blk);
         }

@@ -119,6 +119,22 @@ bool blk_set_cancel(BlockBackend *blk, const BlkCancelOptions *opts,
 bool blk_aio_was_canceled(BlockAIOCB *acb);
 
 /*
+ * blk_cancel_refused_ended:
+ *
+ * For a device model that resets itself, and must wait for requests that
+ * blk_aio_cancel_async() could not take back - and for these alone, because
+ * what is abandoned may take for ever.  It reads this, cancels all it has, and
+ * if anything is left it waits until this has changed, and begins again: a
+ * request of several steps is then asked at each.
+ *
+ * Context: any thread.
+ * Returns: a figure that changes each time such a request, of whatever
+ * BlockBackend, has ended and its callback has returned; aio_wait_kick() has
+ * been called since.
+ */
+unsigned int blk_cancel_refused_ended(void);
+
+/*
  * blk_cancel_query:
  *
  * Context: any thread; @blk must stay alive.  All zero if cancelling is off.
