@@ -241,6 +241,68 @@ static void test_format(void)
 }
 
 /* One reset after the other, with everything hanging. */
+/*
+ * A reset, or the deletion of a queue, waits for what cannot be taken back, and
+ * not for what has been aborted.
+ */
+static void check_left_alone(void (*end)(Nvd *v))
+{
+    Nvd *v = nvd_start(&(NvdOptions) {
+        .ns = ",cancel-budget=4k", .drive = ON_NULL,
+    });
+    NvdCmd hung = { .opcode = NVD_WRITE, .queue = 1, .nsid = 2, .fill = NEW };
+    NvdCmd large = { .opcode = NVD_WRITE, .queue = 1, .blocks = 2 * BLOCKS };
+    bool waited = false;
+
+    if (!v) {
+        return;
+    }
+    for (unsigned int i = 0; !waited && i < 20; i++) {
+        nvd_hold(v);
+        nvd_send(v, &hung);
+        nvd_sync(v);
+        nvd_abort(v, &hung);
+        nvd_send(v, &large);
+        g_assert_cmpuint(nvd_abort_cid(v, 1, large.cid), ==, 1);
+        waited = !large.order;
+        hold_storage_watch_begin(v->storage);
+        end(v);
+        hold_storage_watch_end(v->storage);
+        nvd_reuse(v, &hung);
+        nvd_release(v);
+        nvd_check_read(v, 2, BLOCKS, 1, 0);
+        nvd_check_reused(v, &hung);
+    }
+    g_assert_true(waited);
+    nvd_stop(v);
+}
+
+static void disable_and_enable(Nvd *v)
+{
+    nvd_disable(v);
+    nvd_enable(v);
+}
+
+static void delete_queue_1(Nvd *v)
+{
+    NvdCmd delete = { .opcode = NVD_ADM_DELETE_SQ, .cdw10 = 1 };
+    NvdCmd delete_cq = { .opcode = NVD_ADM_DELETE_CQ, .cdw10 = 1 };
+
+    nvd_do(v, &delete, NVD_OK);
+    nvd_do(v, &delete_cq, NVD_OK);
+    nvd_create_queue(v, 1);
+}
+
+static void test_left_alone(void)
+{
+    check_left_alone(disable_and_enable);
+}
+
+static void test_left_alone_queue(void)
+{
+    check_left_alone(delete_queue_1);
+}
+
 static void test_again(void)
 {
     Nvd *v = nvd_start(&(NvdOptions) {});
@@ -496,6 +558,9 @@ void nvd_add_reset_tests(void)
     qtest_add_func("/nvme-cancel/reset/format", test_format);
     qtest_add_func("/nvme-cancel/reset/again", test_again);
     qtest_add_func("/nvme-cancel/reset/over-budget", test_over_budget);
+    qtest_add_func("/nvme-cancel/reset/left-alone", test_left_alone);
+    qtest_add_func("/nvme-cancel/delete-queue/left-alone",
+                   test_left_alone_queue);
     qtest_add_func("/nvme-cancel/delete-queue/hanging", test_delete_queue);
     qtest_add_func("/nvme-cancel/delete-queue/twice", test_delete_twice);
     qtest_add_data_func("/nvme-cancel/zoned-copy/reset", NULL,

@@ -23,6 +23,10 @@
 #include "virtio-blk-cancel-lib.h"
 
 
+/* What is below it, and hangs, is not asked any faster */
+#define SLOW "-object throttle-group,id=slow,x-iops-total=2 " \
+             "-blockdev throttle,throttle-group=slow,node-name=top,file=drv"
+
 /* Contents */
 
 void vbc_pattern(uint8_t *buf, size_t len, uint64_t offset, int fill)
@@ -798,7 +802,8 @@ static char *device_options(Vbc *v)
     if (v->opts.device_all) {
         return g_strdup(v->opts.device_all);
     }
-    s = g_string_new("{'id': 'vblk', 'drive': 'drv', 'serial': 'cancel-me'");
+    s = g_string_new("{'id': 'vblk', 'serial': 'cancel-me'");
+    g_string_append_printf(s, ", 'drive': '%s'", v->opts.slow ? "top" : "drv");
     g_string_append_printf(s, ", 'driver': 'virtio-blk-%s', 'num-queues': %u",
                            mmio ? "device" : "pci", v->num_queues);
     if (v->opts.port) {
@@ -877,13 +882,13 @@ Vbc *vbc_start(const VbcOptions *opts)
                                "addr=%x.0 ", VBC_SLOT);
     }
     v->qts = qtest_initf("-machine %s -nodefaults %s %s "
-                         "%s,%s %s",
+                         "%s,%s %s %s",
                          opts->machine ?: opts->port ? "q35" :
                          opts->transport == VBC_MMIO ? "microvm" : "pc",
                          threads->str, opts->args ?: "",
                          opts->node ? "-blockdev node-name=drv"
                                     : "-drive if=none,id=drv",
-                         drive, device);
+                         drive, opts->slow ? SLOW : "", device);
     qtest_add_abrt_handler(kill_all, v);
 
     pc_alloc_init(&v->alloc, v->qts, ALLOC_NO_FLAGS);

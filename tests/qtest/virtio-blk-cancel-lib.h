@@ -92,6 +92,7 @@ typedef struct VbcOptions {
     const char *device_all;     /* -device arguments instead, or NULL */
     const char *args;           /* more arguments, or NULL */
     const char *image;          /* an image to share, or NULL: a new one */
+    bool slow;                  /* 2 requests a second, by a filter; "node" */
     const char *more[2];        /* images: exports disk1 and disk2 */
 } VbcOptions;
 

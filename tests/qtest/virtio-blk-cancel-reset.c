@@ -543,6 +543,93 @@ static void test_left_queue(const void *opts)
 }
 
 /*
+ * Only for that, and not for what has been abandoned: a write hangs, and is
+ * cancelled; a read is too large for the budget, and slow, but the storage is
+ * not asked, because qcow2 knows that there is nothing.
+ */
+
+#define SECOND_CLUSTER  128     /* sectors */
+
+static void kill_qemu(void *opaque)
+{
+    kill(qtest_pid(((Vbc *)opaque)->qts), SIGKILL);
+}
+
+/* Returns: whether the read had not ended when the device was reset */
+static bool reset_left_alone(Vbc *v, void (*reset)(Vbc *v))
+{
+    VbcReq hung = {
+        .type = VIRTIO_BLK_T_OUT, .tag = 1, .len = 4096, .fill = 2,
+    };
+    VbcReq large = {
+        .type = VIRTIO_BLK_T_IN, .tag = 2, .sector = SECOND_CLUSTER,
+        .len = 8192, .fill = VBC_POISON,
+    };
+    HangWatch *watch;
+    bool pending;
+
+    vbc_write(v, 0, 4096, 1);
+    vbc_hold(v);
+    vbc_send(v, &hung);
+    vbc_sync(v, 0);
+    vbc_cancel_req(v, &hung);
+    vbc_send(v, &large);
+    vbc_cancel(v, 0, 99, VIRTIO_BLK_S_OK);     /* it has been seen */
+    pending = !large.order;
+
+    watch = hang_watch_begin(VBC_PATIENCE_US, kill_qemu, v);
+    reset(v);
+    hang_watch_end(watch);
+    vbc_reuse(v, &hung);
+    vbc_reuse(v, &large);
+    vbc_release(v);
+    vbc_settle(v);
+    vbc_check_reused(v, &hung);
+    vbc_check_reused(v, &large);
+    return pending;
+}
+
+static void check_left_alone(const void *base, void (*reset)(Vbc *v))
+{
+    VbcOptions opts = *(const VbcOptions *)base;
+    g_autofree char *image = NULL;
+    bool waited = false;
+    Vbc *v;
+
+    if (!have_qemu_img()) {
+        g_test_skip("needs qemu-img");
+        return;
+    }
+    close(g_file_open_tmp("qtest-cancel.XXXXXX", &image, NULL));
+    vbc_create_qcow2(image, 2 * VBC_DISK_SIZE);
+    opts.image = image;
+    opts.format = "qcow2";
+    opts.node = true;
+    opts.slow = true;
+    opts.queues = MAX(opts.queues, 2);
+    opts.args = "2>/dev/null";      /* it warns that it has to wait */
+    v = start(&opts, "'cancel-budget': 4096");
+    for (unsigned int i = 0; v && !waited && i < 20; i++) {
+        waited = reset_left_alone(v, reset);
+    }
+    if (v) {
+        g_assert_true(waited);
+        vbc_stop(v);
+    }
+    unlink(image);
+}
+
+static void test_left_alone(const void *opts)
+{
+    check_left_alone(opts, vbc_restart_device);
+}
+
+static void test_left_alone_queue(const void *opts)
+{
+    check_left_alone(opts, reset_queue_0);
+}
+
+/*
  * A request's header and data lie in device memory, here the I/O APIC's, for
  * which QEMU has one bounce buffer of 4 KiB: if the reset left it mapped, or
  * unmapped something else, there would not be another.
@@ -754,6 +841,8 @@ void vbc_add_reset_tests(void)
     vbc_add_test("reset/queue-orders", VBC_SETUP_ALL, test_queue_orders);
     vbc_add_test("reset/left", loops, test_left);
     vbc_add_test("reset/left-queue", loops, test_left_queue);
+    vbc_add_test("reset/left-alone", loops, test_left_alone);
+    vbc_add_test("reset/left-alone-queue", loops, test_left_alone_queue);
     vbc_add_test("reset/unmapped", VBC_SETUP_ALL, test_unmapped);
     vbc_add_test("reset/in-order", rings, test_in_order);
     vbc_add_test("reset/start-failed", loops, test_start_failed);

@@ -253,8 +253,9 @@ static void add_disk(GString *out, const VsdOptions *opts, unsigned int lun)
     g_string_append_printf(out, "-device '{\"driver\": \"scsi-hd\","
                            " \"bus\": \"hba.0\", \"scsi-id\": %u,"
                            " \"lun\": %u, \"id\": \"lun%u\","
-                           " \"drive\": \"drv%s\"%s%s%s}' ",
-                           TARGET, lun, lun, lun ? "1" : "",
+                           " \"drive\": \"%s\"%s%s%s}' ",
+                           TARGET, lun, lun,
+                           opts->slow ? "top" : lun ? "drv1" : "drv",
                            opts->off ? "" : ", \"cancel\": true",
                            opts->disk ? ", " : "", more->str);
 }
@@ -267,6 +268,7 @@ Vsd *vsd_start(const VsdOptions *opts)
     g_autofree char *drive = NULL;
 
     create_image(s);
+    o.slow = o.node = opts->slow;
     if (opts->qcow2) {
         vbc_create_qcow2(s->image, 2 * VBC_DISK_SIZE);
         o.format = "qcow2";

@@ -45,6 +45,7 @@ typedef struct VsdOptions {
     const char *args;           /* more arguments, or NULL */
     bool off;                   /* no cancel=on */
     bool qcow2;                 /* LUN 0 is a new image, and the only one */
+    bool slow;                  /* the same, and as in VbcOptions */
 } VsdOptions;
 
 typedef struct Vsd {

@@ -169,6 +169,86 @@ static void test_left(const void *base)
     check_left(base, true, true);
 }
 
+/*
+ * Only for that: a write hangs, and is aborted; a read is too large for the
+ * budget, and slow, but the storage is not asked, because qcow2 knows that
+ * there is nothing.
+ */
+
+static void reset_lun(Vsd *s)
+{
+    vsd_tmf(s, VSD_TMF_LUN_RESET, 0, 0, VSD_S_OK);
+}
+
+static void kill_qemu(void *opaque)
+{
+    kill(qtest_pid(((Vsd *)opaque)->v->qts), SIGKILL);
+}
+
+/* Returns: whether the read had not ended when the disk was reset */
+static bool reset_left_alone(Vsd *s, void (*reset)(Vsd *s))
+{
+    VsdCmd first = vsd_write(0, 3, 0, LEN, 1);
+    VsdCmd hung = vsd_write(0, 1, 0, LEN, 2);
+    VsdCmd large = vsd_read(0, 2, 128, 2 * LEN);
+    HangWatch *watch;
+    bool pending;
+
+    vsd_do(s, &first, VSD_GOOD);
+    vbc_hold(s->v);
+    vsd_send(s, &hung);
+    vsd_sync(s);
+    vsd_abort(s, &hung);
+    vsd_send(s, &large);
+    vsd_sync(s);
+    pending = !large.r.order;
+
+    watch = hang_watch_begin(VBC_PATIENCE_US, kill_qemu, s);
+    reset(s);
+    hang_watch_end(watch);
+    vsd_expect_attention(s);
+    vbc_reap(s->v);
+    vbc_reuse(s->v, &hung.r);
+    vbc_reuse(s->v, &large.r);
+    vbc_release(s->v);
+    vbc_settle(s->v);
+    vbc_check_reused(s->v, &hung.r);
+    vbc_check_reused(s->v, &large.r);
+    return pending;
+}
+
+static void check_left_alone(const void *base, void (*reset)(Vsd *s))
+{
+    Vsd *s;
+    bool waited = false;
+
+    if (!have_qemu_img()) {
+        g_test_skip("needs qemu-img");
+        return;
+    }
+    s = vsd_start(&(VsdOptions) {
+        .base = base, .disk = "'cancel-budget': 4096", .args = "2>/dev/null",
+        .qcow2 = true, .slow = true,
+    });
+    for (unsigned int i = 0; s && !waited && i < 20; i++) {
+        waited = reset_left_alone(s, reset);
+    }
+    if (s) {
+        g_assert_true(waited);
+        vsd_stop(s);
+    }
+}
+
+static void test_left_alone(const void *base)
+{
+    check_left_alone(base, reset_status);
+}
+
+static void test_left_alone_lun(const void *base)
+{
+    check_left_alone(base, reset_lun);
+}
+
 /* A disk with cancel=on beside one without: that one is waited for */
 static void test_beside(const void *base)
 {
@@ -320,6 +400,8 @@ void vsd_add_reset_tests(void)
     vsd_add_test("reset/master", test_master);
     vsd_add_test("reset/during", test_during);
     vsd_add_test("reset/left", test_left);
+    vsd_add_test("reset/left-alone", test_left_alone);
+    vsd_add_test("reset/left-alone-lun", test_left_alone_lun);
     vsd_add_test("reset/beside", test_beside);
     qtest_add_func("/virtio-scsi-cancel/esp", test_esp);
     qtest_add_func("/virtio-scsi-cancel/properties", test_properties);
