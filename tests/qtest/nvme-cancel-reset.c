@@ -5,6 +5,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/bswap.h"
 #include "qobject/qdict.h"
 #include "standard-headers/linux/pci_regs.h"
 #include "nvme-cancel-lib.h"
@@ -547,6 +548,61 @@ static void test_shutdown_off(void)
     nvd_stop(v);
 }
 
+/*
+ * A read whose data goes to where the controller's own PCI configuration is in
+ * memory, so that completing it resets the function.  The machine must not
+ * stand still; what is to go to the controller's registers is refused as ever.
+ */
+
+#define ECAM            0xb0000000
+#define PCIEXBAR        0x60    /* of the host bridge of q35 */
+#define BUS_1           (1 << 20)
+#define DATA_ERROR      0x4004  /* Data Transfer Error, do not retry */
+
+static void kill_qemu(void *opaque)
+{
+    kill(qtest_pid(((Nvd *)opaque)->qts), SIGKILL);
+}
+
+static void write_at(Nvd *v, const void *data, size_t len)
+{
+    NvdCmd c = { .opcode = NVD_WRITE, .queue = 1 };
+    uint8_t buf[NVD_BLOCK] = {};
+
+    memcpy(buf, data, len);
+    c.at = guest_alloc(&v->alloc, NVD_BLOCK);
+    qtest_memwrite(v->qts, c.at, buf, sizeof(buf));
+    nvd_do(v, &c, NVD_OK);
+}
+
+static void test_own_registers(void)
+{
+    Nvd *v = nvd_start(&(NvdOptions) { .port = true });
+    const uint16_t reset = cpu_to_le16(PCI_EXP_DEVCTL_BCR_FLR);
+    NvdCmd c = { .opcode = NVD_READ, .queue = 1 };
+    HangWatch *watch;
+    QPCIDevice *host;
+    uint8_t cap;
+
+    if (!v) {
+        return;
+    }
+    host = qpci_device_find(v->bus, QPCI_DEVFN(0, 0));
+    qpci_config_writel(host, PCIEXBAR, ECAM | 1);
+    g_free(host);
+    write_at(v, &reset, sizeof(reset));
+    watch = hang_watch_begin(HOLD_STORAGE_PATIENCE_US, kill_qemu, v);
+    cap = qpci_find_capability(v->dev, PCI_CAP_ID_EXP, 0);
+    c.at = ECAM + BUS_1 + cap + PCI_EXP_DEVCTL;
+    nvd_do(v, &c, NVD_OK);
+    g_assert_cmphex(nvd_readl(v, NVD_REG_CSTS), ==, NVD_CSTS_RDY);
+    c.at = v->bar.addr + NVD_REG_CC;
+    nvd_do(v, &c, DATA_ERROR);
+    nvd_check_read(v, 2, 0, 1, 0);
+    nvd_stop(v);
+    hang_watch_end(watch);
+}
+
 void nvd_add_reset_tests(void)
 {
     for (unsigned int i = 0; i < ARRAY_SIZE(resets); i++) {
@@ -559,6 +615,7 @@ void nvd_add_reset_tests(void)
     qtest_add_func("/nvme-cancel/reset/again", test_again);
     qtest_add_func("/nvme-cancel/reset/over-budget", test_over_budget);
     qtest_add_func("/nvme-cancel/reset/left-alone", test_left_alone);
+    qtest_add_func("/nvme-cancel/own-registers", test_own_registers);
     qtest_add_func("/nvme-cancel/delete-queue/left-alone",
                    test_left_alone_queue);
     qtest_add_func("/nvme-cancel/delete-queue/hanging", test_delete_queue);

@@ -370,11 +370,12 @@ int64_t vbc_stat(Vbc *v, const char *name);
 void vbc_add_test(const char *path, unsigned int setups,
                   void (*fn)(const void *opts));
 
-/* virtio-blk-cancel-{wire,late,stop,reset}.c */
+/* virtio-blk-cancel-{wire,late,stop,reset,own}.c */
 void vbc_add_wire_tests(void);
 void vbc_add_late_tests(void);
 void vbc_add_stop_tests(void);
 void vbc_add_reset_tests(void);
+void vbc_add_own_tests(void);
 
 /* virtio-blk-cancel-{memory,policy,layers}.c */
 void vbc_add_limit_tests(void);

@@ -560,5 +560,6 @@ int main(int argc, char **argv)
     vbc_add_late_tests();
     vbc_add_stop_tests();
     vbc_add_reset_tests();
+    vbc_add_own_tests();
     return g_test_run();
 }

@@ -121,8 +121,9 @@ void vsd_abort(Vsd *s, VsdCmd *c);
 /* Register a test for an HBA in the main loop, and in two IOThreads. */
 void vsd_add_test(const char *path, void (*fn)(const void *base));
 
-/* virtio-scsi-cancel-{reset,unplug}.c */
+/* virtio-scsi-cancel-{reset,unplug,own}.c */
 void vsd_add_reset_tests(void);
 void vsd_add_unplug_tests(void);
+void vsd_add_own_tests(void);
 
 #endif

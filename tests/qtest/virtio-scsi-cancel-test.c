@@ -709,5 +709,6 @@ int main(int argc, char **argv)
                         test_parked);
     vsd_add_reset_tests();
     vsd_add_unplug_tests();
+    vsd_add_own_tests();
     return g_test_run();
 }

@@ -17,6 +17,7 @@
 #include "qemu/units.h"
 #include "block/blk-cancel.h"
 #include "hw/virtio/virtio-blk.h"
+#include "system/dma-guard.h"
 
 /*
  * Provisional: to be allocated by the OASIS VIRTIO TC.  With the feature
@@ -184,6 +185,26 @@ static inline size_t virtio_blk_cancel_parse(VirtIOBlockReq *req)
         return sizeof(req->out);
     }
     return virtio_blk_cancel_do_parse(req);
+}
+
+/*
+ * virtio_blk_cancel_dma_begin:
+ *
+ * What this thread reads and writes for the device until
+ * virtio_blk_cancel_dma_end() does not reach the device's own registers.
+ */
+static inline void virtio_blk_cancel_dma_begin(VirtIOBlock *s, DMAGuard *guard)
+{
+    if (s->cancel) {
+        dma_guard_begin(guard, &s->parent_obj.parent_obj);
+    }
+}
+
+static inline void virtio_blk_cancel_dma_end(VirtIOBlock *s, DMAGuard *guard)
+{
+    if (s->cancel) {
+        dma_guard_end(guard);
+    }
 }
 
 /*
