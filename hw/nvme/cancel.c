@@ -99,6 +99,13 @@ bool nvme_cancel_enabled(NvmeCtrl *n)
     return false;
 }
 
+void nvme_cancel_identify(NvmeCtrl *n)
+{
+    if (nvme_cancel_enabled(n)) {
+        n->id_ctrl.acl = UINT8_MAX;
+    }
+}
+
 static bool changes_zones(NvmeRequest *req)
 {
     if (!req->ns || !req->ns->params.zoned) {

@@ -79,6 +79,15 @@ bool nvme_cancel_check(struct NvmeCtrl *n, Error **errp);
 bool nvme_cancel_enabled(struct NvmeCtrl *n);
 
 /*
+ * nvme_cancel_identify:
+ *
+ * The host is about to be told what @n can do: as many Aborts at a time as can
+ * be said, 256, because none of them waits.  A driver that was to have fewer
+ * out would give the other commands that have timed out one time-out more.
+ */
+void nvme_cancel_identify(struct NvmeCtrl *n);
+
+/*
  * nvme_cancel_abort:
  * @req: a command that has not ended yet
  *

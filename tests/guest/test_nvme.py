@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """NVMe with cancel=on: an unmodified guest's aborts and resets do not wait."""
 
+import pytest
+
 from checks import LATEST, assert_fine, seeds
 from harness.nvme import (ABORTED, ABORTS, DISABLED, PCI, RESETS, TAKEN_BACK,
                           NvmeDisk, NvmeGuest)
@@ -51,6 +53,23 @@ def test_abort(rig):
         assert_fine(disk.io("read", offset=BLOCK).results(), seed=3)
     assert_fine(disk.io("fsync").results())
     assert seeds(server.images["disk"], BLOCK) == {3}
+
+
+@pytest.mark.parametrize("count", [64, 256])
+def test_many(rig, count):
+    """Commands that time out together are all aborted the first time, or the
+    second: the controller takes as many Aborts as the driver can send."""
+    server = rig.nbdkit("disk")
+    guest, disk = boot(rig, server, IO_TIMEOUT, max_retries=0)
+    with rig.alive():
+        server.pause()
+        results = disk.io("read", count=count).results(LATEST)
+        assert_aborted(results)
+        assert all(r.seconds < 3 * IO_TIMEOUT for r in results), results
+        assert len(disk.said(ABORTED)) == count
+        assert not disk.said(RESETS)
+        server.resume()
+    assert_fine(disk.io("read").results())
 
 
 def test_retry(rig):

@@ -37,6 +37,7 @@
 #define NVD_ADM_CREATE_SQ       0x01
 #define NVD_ADM_DELETE_CQ       0x04
 #define NVD_ADM_CREATE_CQ       0x05
+#define NVD_ADM_IDENTIFY        0x06
 #define NVD_ADM_ABORT           0x08
 #define NVD_ADM_SET_FEATURES    0x09
 #define NVD_ADM_GET_FEATURES    0x0a

@@ -414,6 +414,27 @@ static void test_flood(void)
 }
 
 /* With cancel=off Abort is what it was: no command is aborted. */
+/* How many Aborts the host may send at a time */
+static void check_abort_limit(bool off, uint8_t limit)
+{
+    Nvd *v = nvd_start(&(NvdOptions) { .off = off });
+    NvdCmd identify = { .opcode = NVD_ADM_IDENTIFY, .cdw10 = 1 };
+
+    if (!v) {
+        return;
+    }
+    identify.at = guest_alloc(&v->alloc, 4096);
+    nvd_do(v, &identify, NVD_OK);
+    g_assert_cmpuint(qtest_readb(v->qts, identify.at + 258), ==, limit);
+    nvd_stop(v);
+}
+
+static void test_abort_limit(void)
+{
+    check_abort_limit(false, 255);
+    check_abort_limit(true, 3);
+}
+
 static void test_off(void)
 {
     Nvd *v = nvd_start(&(NvdOptions) { .off = true });
@@ -534,6 +555,7 @@ int main(int argc, char **argv)
     qtest_add_func("/nvme-cancel/abort/cmb", test_cmb);
     qtest_add_func("/nvme-cancel/abort/write-cache", test_write_cache);
     qtest_add_func("/nvme-cancel/abort/flood", test_flood);
+    qtest_add_func("/nvme-cancel/abort/limit", test_abort_limit);
     qtest_add_func("/nvme-cancel/abort/off", test_off);
     qtest_add_func("/nvme-cancel/config", test_config);
     qtest_add_func("/nvme-cancel/unplug/idle", test_unplug_idle);
