@@ -353,6 +353,17 @@ bool blk_aio_was_canceled(BlockAIOCB *acb)
            container_of(acb, BlkCancelReq, common)->canceled;
 }
 
+int64_t blk_aio_time_with_storage(BlockAIOCB *acb)
+{
+    BlkCancelReq *r;
+
+    if (acb->aiocb_info != &blk_cancel_aiocb_info) {
+        return -1;
+    }
+    r = container_of(acb, BlkCancelReq, common);
+    return r->state == BLK_CANCEL_ISSUED ? get_clock() - r->issued_ns : -1;
+}
+
 /*
  * Submitting
  */

@@ -22,6 +22,7 @@
 #include "qemu/log.h"
 #include "block/aio-wait.h"
 #include "block/blk-orphan.h"
+#include "hw/block/cancel-after.h"
 #include "hw/block/cancel-stats.h"
 #include "hw/core/qdev-prop-internal.h"
 #include "hw/virtio/virtio-blk.h"
@@ -35,6 +36,7 @@ typedef enum CancelEnd {
     CANCEL_COMPLETED,
     CANCEL_UNSUBMITTED,
     CANCEL_PARKED,
+    CANCEL_TOO_EARLY,
     CANCEL_STILL_HELD,
     CANCEL_UNKNOWN_TAG,
     CANCEL_HAS_DATA,
@@ -52,6 +54,8 @@ static const struct {
     [CANCEL_UNSUBMITTED] = { "not submitted yet", BLK_CANCEL_CANCELED,
                              VIRTIO_BLK_S_OK },
     [CANCEL_PARKED] = { "parked", BLK_CANCEL_CANCELED, VIRTIO_BLK_S_OK },
+    [CANCEL_TOO_EARLY] = { "within cancel-after", BLK_CANCEL_REFUSED,
+                           VIRTIO_BLK_S_NOT_CANCELED },
     [CANCEL_STILL_HELD] = { "still held", BLK_CANCEL_REFUSED,
                             VIRTIO_BLK_S_NOT_CANCELED },
     [CANCEL_UNKNOWN_TAG] = { "unknown tag", BLK_CANCEL_NOT_FOUND,
@@ -266,10 +270,20 @@ void virtio_blk_cancel_submitted(VirtIOBlkCancelQueue *q)
     }
 }
 
+static bool cancel_is_early(VirtIOBlkCancelQueue *q)
+{
+    return q->ctx == qemu_get_current_aio_context() &&
+           cancel_too_early(q->target->acb, q->dev->conf.cancel_after);
+}
+
 /* Take @q->target back, from wherever it is. */
 static CancelEnd cancel_target(VirtIOBlkCancelQueue *q, MultiReqBuffer *mrb)
 {
     q->canceled = false;
+    if (cancel_is_early(q)) {
+        q->target = NULL;
+        return CANCEL_TOO_EARLY;
+    }
     if (q->target->acb) {
         virtio_blk_cancel_submitted(q);
         if (!q->target) {

@@ -23,6 +23,7 @@
 #include "block/accounting.h"
 #include "block/aio-wait.h"
 #include "block/blk-orphan.h"
+#include "hw/block/cancel-after.h"
 #include "system/block-backend.h"
 
 #include "nvme.h"
@@ -163,12 +164,21 @@ static void resume_fetching(NvmeCtrl *n)
     }
 }
 
+static void cancel_request(NvmeCancelCtrl *d, BlockAIOCB *acb)
+{
+    if (!cancel_too_early(acb, d->after_ms)) {
+        blk_aio_cancel_async(acb);
+    }
+}
+
 /*
  * Take @req back, to end with @status.
  *
+ * @after_ms: if the storage has had what it waits for that long
  * Returns: _REFUSED if it has not ended, _CANCELED or _COMPLETED.
  */
-static BlkCancelOutcome take_back(NvmeRequest *req, uint16_t status)
+static BlkCancelOutcome take_back(NvmeRequest *req, uint16_t status,
+                                  uint32_t after_ms)
 {
     NvmeCtrl *n = nvme_ctrl(req);
     NvmeCancelCtrl *d = &n->cancel;
@@ -178,9 +188,10 @@ static BlkCancelOutcome take_back(NvmeRequest *req, uint16_t status)
     stop_fetching(n);
     d->target = req;
     d->status = status;
+    d->after_ms = after_ms;
     d->canceled = false;
     for (unsigned int i = 0; d->target && i < MAX_STEPS; i++) {
-        blk_aio_cancel_async(req->aiocb);
+        cancel_request(d, req->aiocb);
     }
     outcome = d->target   ? BLK_CANCEL_REFUSED :
               d->canceled ? BLK_CANCEL_CANCELED : BLK_CANCEL_COMPLETED;
@@ -206,7 +217,8 @@ bool nvme_cancel_abort(NvmeRequest *req)
     ns = req->ns ?: nvme_ns(nvme_ctrl(req), le32_to_cpu(req->cmd.nsid));
 
     if (possible) {
-        outcome = take_back(req, NVME_CMD_ABORT_REQ);
+        outcome = take_back(req, NVME_CMD_ABORT_REQ,
+                            ns ? ns->params.cancel_after : 0);
     }
     trace_pci_nvme_cancel_abort(sqid, cid, possible ? name[outcome]
                                                     : "cannot be aborted");
@@ -222,7 +234,7 @@ bool nvme_cancel_step(NvmeRequest *req, BlockAIOCB *step)
         return false;
     }
     if (step) {
-        blk_aio_cancel_async(step);
+        cancel_request(&nvme_ctrl(req)->cancel, step);
     }
     return true;
 }
@@ -282,7 +294,7 @@ static unsigned int drop_sq(NvmeSQueue *sq, uint16_t status)
     /* Others may end meanwhile: the list is not what it was */
     while ((req = next_to_drop(sq, round))) {
         req->cancel.round = round;
-        if (take_back(req, status) != BLK_CANCEL_REFUSED) {
+        if (take_back(req, status, 0) != BLK_CANCEL_REFUSED) {
             dropped++;
         } else {
             left++;

@@ -35,6 +35,7 @@ typedef struct NvmeCancelFlush NvmeCancelFlush;
 typedef struct NvmeCancelCtrl {
     struct NvmeRequest *target;     /* being taken back; NULL once it ended */
     uint16_t status;                /* which it ends with if that succeeds */
+    uint32_t after_ms;              /* it is left alone until then */
     bool canceled;                  /* the storage's answer will not be heard */
     bool deferred;                  /* there may be commands to be fetched */
     unsigned int busy;              /* no command is fetched unless 0 */

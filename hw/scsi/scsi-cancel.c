@@ -29,6 +29,7 @@
 #include "block/aio-wait.h"
 #include "block/blk-cancel-hold.h"
 #include "block/blk-orphan.h"
+#include "hw/block/cancel-after.h"
 #include "hw/scsi/scsi-cancel.h"
 #include "system/block-backend.h"
 #include "trace.h"
@@ -84,6 +85,17 @@ void scsi_cancel_abort(SCSIRequest *req, Notifier *notifier)
         blk_cancel_account(req->dev->conf.blk, outcome);
     }
     scsi_req_unref(req);
+}
+
+bool scsi_cancel_refuses(SCSIRequest *req)
+{
+    SCSIDevice *s = req->dev;
+
+    if (!req->enqueued || !cancel_too_early(req->aiocb, s->cancel_after)) {
+        return false;
+    }
+    blk_cancel_account(s->conf.blk, BLK_CANCEL_REFUSED);
+    return true;
 }
 
 void scsi_cancel_abort_missed(SCSIDevice *s)

@@ -119,6 +119,17 @@ bool blk_set_cancel(BlockBackend *blk, const BlkCancelOptions *opts,
 bool blk_aio_was_canceled(BlockAIOCB *acb);
 
 /*
+ * blk_aio_time_with_storage:
+ * @acb: a request whose callback has not run
+ *
+ * Context: the AioContext of the request.
+ * Returns: for how many ns the storage has had it, or -1 if it is not with the
+ * storage: it waits, or has its result.  Time that it has waited does not
+ * count.  -1 as well if cancelling is off.
+ */
+int64_t blk_aio_time_with_storage(BlockAIOCB *acb);
+
+/*
  * blk_cancel_refused_ended:
  *
  * For a device model that resets itself, and must wait for requests that

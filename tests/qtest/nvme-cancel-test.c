@@ -435,6 +435,68 @@ static void test_abort_limit(void)
     check_abort_limit(true, 3);
 }
 
+/*
+ * The storage is given an hour: no command, of one step or several, is aborted
+ * before; a reset does not wait.
+ */
+static void test_after(void)
+{
+    Nvd *v = nvd_start(&(NvdOptions) { .ns = ",cancel-after=3600000" });
+    NvdCmd c[] = {
+        { .opcode = NVD_READ, .slba = SLBA }, { .opcode = NVD_FLUSH },
+        { .opcode = NVD_WRITE, .slba = 2 * SLBA },
+        { .opcode = NVD_DSM, .slba = 3 * SLBA },
+        { .opcode = NVD_COPY, .slba = 4 * SLBA },
+    };
+
+    if (!v) {
+        return;
+    }
+    nvd_write(v, 1, SLBA, BLOCKS, OLD);
+    nvd_hold(v);
+    for (unsigned int i = 0; i < ARRAY_SIZE(c); i++) {
+        c[i].queue = 1;
+        c[i].blocks = BLOCKS;
+        nvd_send(v, &c[i]);
+    }
+    nvd_sync(v);
+    for (unsigned int i = 0; i < ARRAY_SIZE(c); i++) {
+        g_assert_cmpuint(nvd_abort_cid(v, 1, c[i].cid), ==, 1);
+        nvd_expect_pending(v, &c[i]);
+    }
+    hold_storage_watch_begin(v->storage);
+    nvd_disable(v);
+    hold_storage_watch_end(v->storage);
+    nvd_enable(v);
+    nvd_stop(v);
+}
+
+/* After that time it is */
+static void test_after_that(void)
+{
+    Nvd *v = nvd_start(&(NvdOptions) { .ns = ",cancel-after=100" });
+    NvdCmd c[] = { { .opcode = NVD_READ }, { .opcode = NVD_COPY } };
+
+    if (!v) {
+        return;
+    }
+    nvd_hold(v);
+    for (unsigned int i = 0; i < ARRAY_SIZE(c); i++) {
+        c[i].queue = 1;
+        nvd_send(v, &c[i]);
+    }
+    nvd_sync(v);
+    hold_storage_watch_begin(v->storage);
+    for (unsigned int i = 0; i < ARRAY_SIZE(c); i++) {
+        while (nvd_abort_cid(v, 1, c[i].cid)) {
+            /* not yet */
+        }
+        nvd_expect(v, &c[i], NVD_ABORTED);
+    }
+    hold_storage_watch_end(v->storage);
+    nvd_stop(v);
+}
+
 static void test_off(void)
 {
     Nvd *v = nvd_start(&(NvdOptions) { .off = true });
@@ -556,6 +618,8 @@ int main(int argc, char **argv)
     qtest_add_func("/nvme-cancel/abort/write-cache", test_write_cache);
     qtest_add_func("/nvme-cancel/abort/flood", test_flood);
     qtest_add_func("/nvme-cancel/abort/limit", test_abort_limit);
+    qtest_add_func("/nvme-cancel/abort/after", test_after);
+    qtest_add_func("/nvme-cancel/abort/after-that", test_after_that);
     qtest_add_func("/nvme-cancel/abort/off", test_off);
     qtest_add_func("/nvme-cancel/config", test_config);
     qtest_add_func("/nvme-cancel/unplug/idle", test_unplug_idle);

@@ -3,7 +3,8 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Throttling, error policies, accounting, and snapshots.
+ * Throttling, error policies, accounting, how long the storage is given, and
+ * snapshots.
  */
 
 #include "qemu/osdep.h"
@@ -459,6 +460,82 @@ static void test_snapshot(const void *base)
     vbc_stop(v);
 }
 
+/*
+ * The storage is given an hour: what it has is not cancelled before, but by a
+ * reset; what waits, here for the budget, is at once.
+ */
+static void test_after(const void *base)
+{
+    VbcOptions opts = *(const VbcOptions *)base;
+    VbcReq r[HANGS], waits = {
+        .type = VIRTIO_BLK_T_OUT, .tag = 6, .sector = 48, .len = 4096,
+    };
+    Vbc *v;
+
+    opts.server = true;
+    opts.device = "'cancel-after': 3600000, 'cancel-budget': 8192";
+    v = vbc_start(&opts);
+    if (!v) {
+        return;
+    }
+    waits.queue = v->q;
+    for (unsigned int round = 0; round < 2; round++) {
+        vbc_write(v, 0, 512, round);        /* or a flush has nothing to do */
+        vbc_hold(v);
+        send_hangs(v, r);
+        vbc_send(v, &waits);
+        vbc_sync(v, v->q);
+        for (unsigned int i = 0; i < HANGS; i++) {
+            vbc_cancel(v, v->q, r[i].tag, VBC_S_NOT_CANCELED);
+            vbc_expect_pending(v, &r[i]);
+        }
+        vbc_cancel_req(v, &waits);
+        if (round == 0) {
+            vbc_release(v);
+            for (unsigned int i = 0; i < HANGS; i++) {
+                vbc_expect(v, &r[i], VIRTIO_BLK_S_OK);
+            }
+        }
+    }
+    vbc_watch_begin(v);
+    vbc_restart_device(v);
+    vbc_watch_end(v);
+    vbc_stop(v);
+}
+
+/* After that time it is */
+static void test_after_that(const void *base)
+{
+    VbcOptions opts = *(const VbcOptions *)base;
+    VbcReq r[HANGS];
+    Vbc *v;
+
+    opts.server = true;
+    opts.device = "'cancel-after': 100";
+    v = vbc_start(&opts);
+    if (!v) {
+        return;
+    }
+    vbc_write(v, 0, 512, 1);
+    vbc_hold(v);
+    send_hangs(v, r);
+    vbc_sync(v, v->q);
+    vbc_watch_begin(v);
+    for (unsigned int i = 0; i < HANGS; i++) {
+        VbcReq cancel = { .type = VBC_T_CANCEL, .tag = r[i].tag,
+                          .queue = v->q };
+
+        do {
+            vbc_send(v, &cancel);
+            vbc_wait(v, &cancel);
+        } while (cancel.status == VBC_S_NOT_CANCELED);
+        g_assert_cmpint(cancel.status, ==, VIRTIO_BLK_S_OK);
+        g_assert_cmpint(r[i].status, ==, VBC_S_CANCELED);
+    }
+    vbc_watch_end(v);
+    vbc_stop(v);
+}
+
 void vbc_add_policy_tests(void)
 {
     unsigned int loops = VBC_SETUP_PLAIN | VBC_SETUP_IOTHREADS;
@@ -472,6 +549,8 @@ void vbc_add_policy_tests(void)
     vbc_add_test("accounting/parked", loops, test_accounting_parked);
     qtest_add_func("/virtio-blk-cancel/accounting/stock",
                    test_accounting_stock);
+    vbc_add_test("after/not-yet", loops, test_after);
+    vbc_add_test("after/then", loops, test_after_that);
     if (have_qemu_img()) {
         vbc_add_test("snapshot/busy", loops, test_snapshot);
     }

@@ -674,6 +674,71 @@ static void test_events(const void *base)
     vsd_stop(s);
 }
 
+/*
+ * The storage is given an hour: no function but a reset takes a command back
+ * before.
+ */
+static void test_after(const void *base)
+{
+    Vsd *s = vsd_start(&(VsdOptions) {
+        .base = base, .disk = "'cancel-after': 3600000",
+    });
+    VsdCmd c = vsd_write(0, 1, 64, VSD_LEN, 1);
+    VsdCmd flush;
+
+    if (!s) {
+        return;
+    }
+    flush = vsd_plain(s, 0, 0x35);
+    flush.tag = 2;
+    vsd_do(s, &c, VSD_GOOD);                /* or a flush has nothing to do */
+    vbc_hold(s->v);
+    vsd_send(s, &c);
+    vsd_send(s, &flush);
+    vsd_sync(s);
+    for (unsigned int tag = 1; tag <= 2; tag++) {
+        vsd_tmf(s, VSD_TMF_ABORT_TASK, 0, tag, VSD_S_FUNCTION_REJECTED);
+        vsd_tmf(s, VSD_TMF_ABORT_TASK_SET, 0, 0, VSD_S_FUNCTION_REJECTED);
+        vsd_tmf(s, VSD_TMF_QUERY_TASK, 0, tag, VSD_S_FUNCTION_SUCCEEDED);
+    }
+    vsd_tmf(s, VSD_TMF_ABORT_TASK, 0, 3, VSD_S_OK);
+    vbc_expect_pending(s->v, &c.r);
+    vbc_expect_pending(s->v, &flush.r);
+    vbc_watch_begin(s->v);
+    vsd_tmf(s, VSD_TMF_LUN_RESET, 0, 0, VSD_S_OK);
+    vbc_reap(s->v);
+    vsd_expect_response(s, &c, VSD_S_RESET);
+    vsd_expect_response(s, &flush, VSD_S_RESET);
+    vbc_watch_end(s->v);
+    vsd_stop(s);
+}
+
+/* After that time they do */
+static void test_after_that(const void *base)
+{
+    Vsd *s = vsd_start(&(VsdOptions) {
+        .base = base, .disk = "'cancel-after': 100",
+    });
+    VsdCmd c = vsd_write(0, 1, 64, VSD_LEN, 1);
+    VsdTmf t = { .subtype = VSD_TMF_ABORT_TASK, .tag = 1 };
+
+    if (!s) {
+        return;
+    }
+    vbc_hold(s->v);
+    vsd_send(s, &c);
+    vsd_sync(s);
+    vbc_watch_begin(s->v);
+    do {
+        vsd_tmf_send(s, &t);
+        vbc_wait(s->v, &t.r);
+    } while (t.r.status == VSD_S_FUNCTION_REJECTED);
+    g_assert_cmpint(t.r.status, ==, VSD_S_OK);
+    vsd_expect_response(s, &c, VSD_S_ABORTED);
+    vbc_watch_end(s->v);
+    vsd_stop(s);
+}
+
 int main(int argc, char **argv)
 {
     static const VbcOptions main_loop, iothread = { .iothreads = 1 };
@@ -693,6 +758,8 @@ int main(int argc, char **argv)
     vsd_add_test("nexus-reset", test_nexus_reset);
     vsd_add_test("kinds", test_kinds);
     vsd_add_test("budget", test_budget);
+    vsd_add_test("after/not-yet", test_after);
+    vsd_add_test("after/then", test_after_that);
     vsd_add_test("off", test_off);
     vsd_add_test("hostile", test_hostile);
     vsd_add_test("race", test_race);

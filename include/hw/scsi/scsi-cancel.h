@@ -59,6 +59,16 @@ bool scsi_cancel_command(SCSIRequest *req);
 void scsi_cancel_abort(SCSIRequest *req, Notifier *notifier);
 
 /*
+ * scsi_cancel_refuses:
+ *
+ * Count it, and return true, if a task management function must leave @req
+ * alone because of cancel-after.
+ *
+ * Context: the AioContext of @req.
+ */
+bool scsi_cancel_refuses(SCSIRequest *req);
+
+/*
  * scsi_cancel_abort_missed:
  *
  * Count a task management function of @s that has not found its command.
