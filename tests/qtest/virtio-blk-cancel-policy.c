@@ -3,11 +3,12 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Throttling, error policies, accounting, how long the storage is given, and
- * snapshots.
+ * Throttling, error policies, accounting, how long and how much the storage is
+ * given, and snapshots.
  */
 
 #include "qemu/osdep.h"
+#include "qemu/units.h"
 #include "qobject/qdict.h"
 #include "gate-patience.h"
 #include "virtio-blk-cancel-lib.h"
@@ -536,6 +537,56 @@ static void test_after_that(const void *base)
     vbc_stop(v);
 }
 
+/* How much a discard or write zeroes may be, and is accepted to be */
+
+#define LIMIT           (64 * MiB / VBC_SECTOR)
+#define STOCK_LIMIT     (INT_MAX / VBC_SECTOR)
+#define MAX_DISCARD     36      /* in the configuration space */
+#define MAX_ZEROES      48
+
+static uint32_t config(Vbc *v, unsigned int offset)
+{
+    return qvirtio_config_readl(v->dev, offset);
+}
+
+static void check_limits(const VbcOptions *base, const char *device,
+                         uint32_t discard, uint32_t zeroes)
+{
+    VbcOptions opts = *base;
+    VbcReq large[] = {
+        { .type = VIRTIO_BLK_T_DISCARD, .tag = 1, .len = LIMIT * VBC_SECTOR },
+        { .type = VIRTIO_BLK_T_WRITE_ZEROES, .tag = 2 },
+    };
+    Vbc *v;
+
+    opts.drive_all = "driver=null-co,size=4G";
+    opts.device = device;
+    v = vbc_start(&opts);
+    g_assert_cmpuint(config(v, MAX_DISCARD), ==, discard);
+    g_assert_cmpuint(config(v, MAX_ZEROES), ==, zeroes);
+    for (unsigned int i = 0; i < ARRAY_SIZE(large); i++) {
+        large[i].queue = v->q;
+        large[i].len = MAX(LIMIT, i ? zeroes : discard) * VBC_SECTOR;
+        vbc_do(v, &large[i], VIRTIO_BLK_S_OK);
+        /* A guest that was started elsewhere knows of more */
+        large[i].len = 1 * GiB;
+        vbc_do(v, &large[i], VIRTIO_BLK_S_OK);
+    }
+    vbc_stop(v);
+}
+
+static void test_limits(const void *base)
+{
+    VbcOptions stock = *(const VbcOptions *)base;
+
+    check_limits(base, NULL, LIMIT, LIMIT);
+    check_limits(base, "'max-discard-sectors': 2097152,"
+                 " 'max-write-zeroes-sectors': 4194302", 2097152, 4194302);
+    stock.stock = true;
+    check_limits(&stock, NULL, STOCK_LIMIT, STOCK_LIMIT);
+    check_limits(&stock, "'cancel': 'reset'", STOCK_LIMIT, STOCK_LIMIT);
+}
+
 void vbc_add_policy_tests(void)
 {
     unsigned int loops = VBC_SETUP_PLAIN | VBC_SETUP_IOTHREADS;
@@ -551,6 +602,7 @@ void vbc_add_policy_tests(void)
                    test_accounting_stock);
     vbc_add_test("after/not-yet", loops, test_after);
     vbc_add_test("after/then", loops, test_after_that);
+    vbc_add_test("limits", VBC_SETUP_PLAIN, test_limits);
     if (have_qemu_img()) {
         vbc_add_test("snapshot/busy", loops, test_snapshot);
     }

@@ -233,6 +233,27 @@ static inline uint32_t virtio_blk_cancel_max_merge(VirtIOBlock *s,
                        max_transfer;
 }
 
+/* Sectors of a discard or write zeroes that ends in time on slow storage */
+#define VIRTIO_BLK_CANCEL_MAX_SECTORS (64 * MiB / BDRV_SECTOR_SIZE)
+
+/*
+ * virtio_blk_cancel_max_sectors:
+ * @max_sectors: of a discard or write zeroes, as the device accepts it
+ *
+ * Returns: what a driver is told.  Once cancelled it blocks its range until it
+ * has ended, so with cancel=on it is to be small, unless the user says otherwise.
+ * A driver that came from elsewhere and knows of more is served.
+ */
+static inline uint32_t virtio_blk_cancel_max_sectors(VirtIOBlock *s,
+                                                     uint32_t max_sectors)
+{
+    if (s->conf.cancel == VIRTIO_BLK_CANCEL_ON &&
+        max_sectors == BDRV_REQUEST_MAX_SECTORS) {
+        return VIRTIO_BLK_CANCEL_MAX_SECTORS;
+    }
+    return max_sectors;
+}
+
 /* Context: also in the main loop, for a request that is loaded. */
 static inline void virtio_blk_cancel_init_request(VirtIOBlockReq *req)
 {
