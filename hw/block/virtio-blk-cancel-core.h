@@ -40,7 +40,7 @@ typedef struct VirtIOBlkCancelQueue {
     /* The callback of @target has been called because it was taken back */
     bool canceled;
 
-    /* Reset: drop the elements of what is taken back */
+    /* Reset or stopped: what is taken back is put away, not completed */
     bool dropping;
 
     /* How many requests the last reset could not take back */
@@ -60,6 +60,12 @@ struct VirtIOBlkCancel {
     /* Those BHs that have not ended; atomic */
     unsigned int restarting;
 
+    /* What is taken back is parked; BQL, and read by those it waits for */
+    bool keeping;
+
+    /* There may be some that wait for the device to be started; BQL */
+    bool kept;
+
     /* One for each virtqueue */
     VirtIOBlkCancelQueue queue[];
 };
@@ -76,13 +82,14 @@ struct VirtIOBlkCancel {
 void virtio_blk_cancel_submitted(VirtIOBlkCancelQueue *q);
 
 /*
- * virtio_blk_cancel_drop:
+ * virtio_blk_cancel_put_away:
  *
- * Free a request of which the guest will hear nothing more.
+ * Free a request of which the guest will hear nothing more; or park it, if the
+ * device may be started again without a reset.
  *
  * Context: the AioContext of the virtqueue.
  */
-void virtio_blk_cancel_drop(VirtIOBlockReq *req);
+void virtio_blk_cancel_put_away(VirtIOBlockReq *req);
 
 void virtio_blk_cancel_reset_class_init(VirtioDeviceClass *vdc);
 

@@ -150,7 +150,7 @@ bool virtio_blk_cancel_finish(VirtIOBlockReq *req)
     }
 
     if (cancel_queue(req)->dropping) {
-        virtio_blk_cancel_drop(req);
+        virtio_blk_cancel_put_away(req);
     } else {
         cancel_complete(req);
     }

@@ -9,7 +9,9 @@
  * drains later waits for it.
  *
  * Before a reset the transport stops ioeventfd, which a stop of the VM does as
- * well; that still drains.
+ * well; that still drains.  So does a driver that clears DRIVER_OK, or the bus
+ * master bit, and does not reset the device: what is taken back is parked until
+ * it is known which of them it was.
  *
  * Hooks: virtio-blk.c (ioeventfd started and stopped, device reset, end of a
  * drained section); the class's queue_reset and queue_enable.
@@ -33,7 +35,8 @@ static VirtQueue *cancel_vq(VirtIOBlkCancelQueue *q)
     return virtio_get_queue(VIRTIO_DEVICE(q->dev), q - q->dev->cancel->queue);
 }
 
-void virtio_blk_cancel_drop(VirtIOBlockReq *req)
+/* Free a request of which the guest will hear nothing more. */
+static void cancel_drop_request(VirtIOBlockReq *req)
 {
     trace_virtio_blk_cancel_dropped(VIRTIO_DEVICE(req->dev), req);
 
@@ -44,6 +47,30 @@ void virtio_blk_cancel_drop(VirtIOBlockReq *req)
     }
     virtqueue_detach_element(req->vq, &req->elem, 0);
     virtio_blk_free_request(req);
+}
+
+/* A request that is parsed again once the device is started again */
+static void cancel_keep(VirtIOBlockReq *req)
+{
+    VirtIOBlock *s = req->dev;
+
+    /* Header and status are found again where they came from */
+    iov_discard_undo(&req->inhdr_undo);
+    iov_discard_undo(&req->outhdr_undo);
+    req->mr_next = NULL;
+    WITH_QEMU_LOCK_GUARD(&s->rq_lock) {
+        req->next = s->rq;
+        s->rq = req;
+    }
+}
+
+void virtio_blk_cancel_put_away(VirtIOBlockReq *req)
+{
+    if (req->dev->cancel->keeping) {
+        cancel_keep(req);
+    } else {
+        cancel_drop_request(req);
+    }
 }
 
 /*
@@ -115,7 +142,7 @@ static void cancel_drop_bh(void *opaque)
     /* Afterwards, because a result that was pending may have been an error */
     for (req = cancel_steal_parked(q); req; req = next) {
         next = req->next;
-        virtio_blk_cancel_drop(req);
+        virtio_blk_cancel_put_away(req);
     }
 }
 
@@ -200,8 +227,20 @@ bool virtio_blk_cancel_stop(VirtIOBlock *s)
         return false;
     }
 
+    /* Whether it is part of a reset is not known yet */
+    s->cancel->keeping = true;
     cancel_drop_all(s, true);
+    s->cancel->keeping = false;
+    s->cancel->kept = true;
     return true;
+}
+
+void virtio_blk_cancel_started(VirtIOBlock *s, QEMUBHFunc *resubmit)
+{
+    if (s->cancel && s->cancel->kept) {
+        s->cancel->kept = false;
+        virtio_blk_cancel_restart(s, resubmit);
+    }
 }
 
 bool virtio_blk_cancel_reset(VirtIOBlock *s)
@@ -213,6 +252,7 @@ bool virtio_blk_cancel_reset(VirtIOBlock *s)
     for (unsigned int i = 0; i < s->conf.num_queues; i++) {
         s->cancel->queue[i].stopped = false;
     }
+    s->cancel->kept = false;
     cancel_drop_all(s, false);
     return true;
 }

@@ -799,6 +799,111 @@ static void test_start_failed(const void *opts)
     vbc_stop(v);
 }
 
+/*
+ * The driver stops the device without resetting it, and starts it again: what
+ * has hung meanwhile is not lost, and nothing waits.  Without cancel= the
+ * device waits, and then everything has ended; or, without bus mastering, is
+ * lost.
+ */
+
+static void clear_driver_ok(Vbc *v)
+{
+    v->dev->bus->set_status(v->dev, vbc_device_status(v) &
+                                    ~VIRTIO_CONFIG_S_DRIVER_OK);
+}
+
+static void clear_master(Vbc *v)
+{
+    qpci_config_writew(v->pci->pdev, PCI_COMMAND, PCI_COMMAND_MEMORY);
+    qpci_config_writew(v->pci->pdev, PCI_COMMAND,
+                       PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+}
+
+static void check_stopped(const void *base, void (*stop)(Vbc *v), bool reset)
+{
+    Vbc *v = start(base, NULL);
+    VbcReq r[VBC_HANGING];
+
+    if (!v) {
+        return;
+    }
+    vbc_hang_some(v, r);
+    vbc_watch_begin(v);
+    stop(v);
+    vbc_reap(v);
+    if (reset) {
+        vbc_restart_device(v);
+        check_serves(v, r);
+        vbc_watch_end(v);
+        check_orders(v, r, 2);
+        vbc_stop(v);
+        return;
+    }
+    v->dev->bus->set_status(v->dev, vbc_device_status(v) |
+                                    VIRTIO_CONFIG_S_DRIVER_OK);
+    for (unsigned int i = 0; i < v->num_queues; i++) {
+        vbc_sync(v, i);
+    }
+    vbc_watch_end(v);
+    vbc_release(v);
+    for (unsigned int i = 0; i < VBC_HANGING; i++) {
+        if (!vbc_hang_canceled(v, i)) {
+            vbc_expect(v, &r[i], VIRTIO_BLK_S_OK);
+        }
+    }
+    vbc_write(v, 64, 8192, 3);
+    vbc_check_disk(v, 64, 8192, 3);
+    vbc_stop(v);
+}
+
+static void test_driver_ok(const void *opts)
+{
+    check_stopped(opts, clear_driver_ok, false);
+}
+
+static void test_driver_ok_reset(const void *opts)
+{
+    check_stopped(opts, clear_driver_ok, true);
+}
+
+static void test_master(const void *opts)
+{
+    check_stopped(opts, clear_master, false);
+}
+
+static void test_master_reset(const void *opts)
+{
+    check_stopped(opts, clear_master, true);
+}
+
+static void check_stopped_off(const void *base, void (*stop)(Vbc *v), bool lost)
+{
+    Vbc *v = start_stock(base, NULL);
+    VbcReq r = {
+        .type = VIRTIO_BLK_T_OUT, .sector = 64, .len = 512, .fill = 1,
+    };
+
+    if (!v) {
+        return;
+    }
+    vbc_hold(v);
+    vbc_send(v, &r);
+    vbc_sync(v, 0);
+    vbc_release_soon(v);
+    stop(v);
+    vbc_reap(v);
+    g_assert_cmpint(!r.order, ==, lost);
+    vbc_check_disk(v, 64, 512, 1);
+    vbc_restart_device(v);
+    vbc_stop(v);
+}
+
+static void test_stopped_off(const void *opts)
+{
+    check_stopped_off(opts, clear_driver_ok, false);
+    check_stopped_off(opts, clear_master, true);
+}
+
 /* The property */
 
 static void test_property(void)
@@ -837,6 +942,11 @@ void vbc_add_reset_tests(void)
     vbc_add_test("reset/waiting", loops, test_waiting);
     vbc_add_test("reset/merged", VBC_SETUP_ALL, test_merged);
     vbc_add_test("reset/many", loops, test_many);
+    vbc_add_test("reset/driver-ok", VBC_SETUP_ALL, test_driver_ok);
+    vbc_add_test("reset/driver-ok-reset", loops, test_driver_ok_reset);
+    vbc_add_test("reset/master", loops, test_master);
+    vbc_add_test("reset/master-reset", loops, test_master_reset);
+    vbc_add_test("reset/stopped-off", loops, test_stopped_off);
     vbc_add_test("reset/queue", VBC_SETUP_ALL, test_queue);
     vbc_add_test("reset/queue-orders", VBC_SETUP_ALL, test_queue_orders);
     vbc_add_test("reset/left", loops, test_left);

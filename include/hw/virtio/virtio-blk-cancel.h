@@ -77,12 +77,24 @@ void virtio_blk_cancel_legacy(VirtIOBlock *s, uint64_t *features);
 void virtio_blk_cancel_start(VirtIOBlock *s);
 
 /*
+ * virtio_blk_cancel_started:
+ * @resubmit: as virtio_blk_cancel_restart()
+ *
+ * ioeventfd has been started: execute again what virtio_blk_cancel_stop() has
+ * parked, unless a reset has dropped it.
+ *
+ * Context: BQL held.
+ */
+void virtio_blk_cancel_started(VirtIOBlock *s, QEMUBHFunc *resubmit);
+
+/*
  * virtio_blk_cancel_stop:
  *
  * ioeventfd is being stopped, and no virtqueue is served any more.  While the
- * VM runs that is part of a reset: take back all requests, parked ones too,
- * and drop their elements.  What cannot be taken back is waited for.  The
- * BlockBackend stays in its AioContext, because to move it is to drain it.
+ * VM runs that is part of a reset, usually: take back all requests, and park
+ * them.  A reset, which comes next, drops them; if the device is started
+ * instead, they are executed again.  What cannot be taken back is waited for.
+ * The BlockBackend stays in its AioContext, because to move it is to drain it.
  *
  * Context: BQL held.
  * Returns: false if nothing was done, because the device has cancel=off or the
@@ -241,8 +253,8 @@ static inline uint32_t virtio_blk_cancel_max_merge(VirtIOBlock *s,
  * @max_sectors: of a discard or write zeroes, as the device accepts it
  *
  * Returns: what a driver is told.  Once cancelled it blocks its range until it
- * has ended, so with cancel=on it is to be small, unless the user says otherwise.
- * A driver that came from elsewhere and knows of more is served.
+ * has ended, so with cancel=on it is to be small, unless the user says
+ * otherwise.  A driver that came from elsewhere and knows of more is served.
  */
 static inline uint32_t virtio_blk_cancel_max_sectors(VirtIOBlock *s,
                                                      uint32_t max_sectors)
