@@ -1,5 +1,5 @@
 /*
- * The figures of a device with cancel= as a QOM property
+ * Devices with cancel=: their figures as a QOM property; what the others mean
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
@@ -10,7 +10,8 @@
  * And the budget that the disks of a machine share, as a property of the
  * machine.
  *
- * Hooks: the class_init functions of virtio-blk, scsi-disk, nvme, nvme-ns.
+ * Hooks: the class_init functions of virtio-blk, scsi-disk, scsi-hd, scsi-cd,
+ * nvme, nvme-ns.
  */
 
 #include "qemu/osdep.h"
@@ -35,6 +36,30 @@ static void cancel_stats_get(Object *obj, Visitor *v, const char *name,
         return;
     }
     visit_type_BlockHungStats(v, name, &stats, errp);
+}
+
+void cancel_describe_properties(ObjectClass *klass)
+{
+    static const struct {
+        const char *name;
+        const char *description;
+    } props[] = {
+        { "cancel", "Aborts and resets do not wait for hung storage" },
+        { "cancel-budget", "Bytes of memory for buffers of requests that can "
+                           "be taken back" },
+        { "cancel-after", "For how many ms the storage has a request before "
+                          "the guest may cancel it" },
+    };
+
+    for (unsigned int i = 0; i < ARRAY_SIZE(props); i++) {
+        ObjectProperty *p = object_class_property_find(klass, props[i].name);
+
+        /* virtio-blk's "cancel" is of a type that describes itself */
+        if (p && (!p->description || g_str_equal(p->type, "bool"))) {
+            object_class_property_set_description(klass, props[i].name,
+                                                  props[i].description);
+        }
+    }
 }
 
 void cancel_stats_class_init(ObjectClass *klass)

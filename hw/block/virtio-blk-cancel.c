@@ -502,6 +502,7 @@ void virtio_blk_cancel_class_init(VirtioDeviceClass *vdc)
     vdc->post_load = cancel_post_load;
     virtio_blk_cancel_reset_class_init(vdc);
     cancel_stats_class_init(OBJECT_CLASS(vdc));
+    cancel_describe_properties(OBJECT_CLASS(vdc));
 }
 
 void virtio_blk_cancel_legacy(VirtIOBlock *s, uint64_t *features)

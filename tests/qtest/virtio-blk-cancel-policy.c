@@ -10,6 +10,7 @@
 #include "qemu/osdep.h"
 #include "qemu/units.h"
 #include "qobject/qdict.h"
+#include "qobject/qlist.h"
 #include "gate-patience.h"
 #include "virtio-blk-cancel-lib.h"
 
@@ -587,6 +588,46 @@ static void test_limits(const void *base)
     check_limits(&stock, "'cancel': 'reset'", STOCK_LIMIT, STOCK_LIMIT);
 }
 
+/* Each property says what it is */
+
+static void check_described(QTestState *qts, const char *driver)
+{
+    const char *const names[] = { "cancel", "cancel-budget", "cancel-after",
+                                  NULL };
+    QDict *ret = qtest_qmp(qts, "{'execute': 'device-list-properties',"
+                           " 'arguments': {'typename': %s}}", driver);
+    QListEntry *e;
+    unsigned int found = 0;
+
+    QLIST_FOREACH_ENTRY(qdict_get_qlist(ret, "return"), e) {
+        QDict *prop = qobject_to(QDict, qlist_entry_obj(e));
+        const char *text = qdict_get_try_str(prop, "description");
+
+        if (g_strv_contains(names, qdict_get_str(prop, "name"))) {
+            g_assert_cmpuint(strlen(text), >, 20);
+            found++;
+        }
+    }
+    g_assert_cmpuint(found, ==, 3);
+    qobject_unref(ret);
+}
+
+static void test_described(void)
+{
+    const char *const drivers[] = {
+        "virtio-blk-pci", "virtio-blk-device", "scsi-hd", "scsi-cd", "nvme",
+        "nvme-ns", NULL
+    };
+    QTestState *qts = qtest_init("-machine none");
+
+    for (unsigned int i = 0; drivers[i]; i++) {
+        if (qtest_has_device(drivers[i])) {
+            check_described(qts, drivers[i]);
+        }
+    }
+    qtest_quit(qts);
+}
+
 void vbc_add_policy_tests(void)
 {
     unsigned int loops = VBC_SETUP_PLAIN | VBC_SETUP_IOTHREADS;
@@ -603,6 +644,7 @@ void vbc_add_policy_tests(void)
     vbc_add_test("after/not-yet", loops, test_after);
     vbc_add_test("after/then", loops, test_after_that);
     vbc_add_test("limits", VBC_SETUP_PLAIN, test_limits);
+    qtest_add_func("/virtio-blk-cancel/described", test_described);
     if (have_qemu_img()) {
         vbc_add_test("snapshot/busy", loops, test_snapshot);
     }
