@@ -73,6 +73,12 @@ check-debug-kernel: build
 	    test_driver_disks.py test_driver_fio.py \
 	    --deselect test_driver_disks.py::test_unplug
 
+# What a request costs, against QEMU's own source, which is built beside.
+.PHONY: bench bench-short
+bench bench-short: setup
+	@scripts/install-deps --bench
+	@scripts/bench --build-dir $(BUILD) $(if $(filter %-short,$@),--short)
+
 demo: build
 	@scripts/demo --build-dir $(BUILD)
 
@@ -112,6 +118,8 @@ help:
 	@echo 'make check-debug-kernel'
 	@echo '                  the driver on a guest kernel with lockdep and KASAN,'
 	@echo '                  which is built first, in 20 minutes'
+	@echo 'make bench        what a request costs, against stock QEMU, in ten minutes;'
+	@echo '                  make bench-short: part of it, in two'
 	@echo 'make demo         show what happens to a hung read, with and without'
 	@echo 'make docs         build QEMU'"'"'s manual with our pages, as HTML'
 	@echo 'make spec         build the proposal for the specification, PDF and HTML;'

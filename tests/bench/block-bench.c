@@ -8,9 +8,11 @@
  * guest's memory and on the disk.  qemu-img bench has a single buffer, which
  * stays in the CPU's cache and hides what a copy costs.
  *
- * One line of JSON tells how many requests there were, and what time and CPU
- * time they took: that of all threads, io_uring's workers included.  It builds
- * with QEMU as it is as well, and then has no --cancel but off.
+ * For each newline on the standard input it runs for a while, and tells in one
+ * line of JSON how many requests there were, and what time and CPU time they
+ * took: that of all threads, io_uring's workers included.  So several of these,
+ * with and without cancelling, can take turns.  It builds with QEMU as it is as
+ * well, and then has no --cancel but off.
  */
 
 #include "qemu/osdep.h"
@@ -20,6 +22,7 @@
 #include "qemu/error-report.h"
 #include "qemu/keyval.h"
 #include "qemu/main-loop.h"
+#include "qemu/module.h"
 #include "qemu/timer.h"
 #include "qemu/units.h"
 #include "qapi/error.h"
@@ -32,7 +35,7 @@
 #endif
 
 #define HUGE_PAGE   (2 * MiB)
-#define WARM_UP     4096    /* requests; at most a fifth of the time */
+#define WARM_UP     4096    /* requests, at most */
 
 typedef enum Op {
     OP_READ,
@@ -71,13 +74,6 @@ struct Bench {
     unsigned int in_flight;
     uint64_t ended;
 };
-
-typedef struct Cost {
-    uint64_t requests;
-    int64_t ns;
-    int64_t user_us;
-    int64_t system_us;
-} Cost;
 
 /* Any sequence will do, but it has to be the same in each run: xorshift64. */
 static uint64_t bench_random(Bench *b, uint64_t below)
@@ -168,27 +164,28 @@ static bool parse_op(const char *name, Op *op)
     return false;
 }
 
-static int64_t timeval_us(struct timeval tv)
+static int64_t cpu_us(const struct rusage *usage)
 {
-    return tv.tv_sec * INT64_C(1000000) + tv.tv_usec;
+    return (usage->ru_utime.tv_sec + usage->ru_stime.tv_sec) *
+           INT64_C(1000000) + usage->ru_utime.tv_usec + usage->ru_stime.tv_usec;
 }
 
-static Cost bench_measure(Bench *b, uint64_t requests, int64_t ns)
+/* As bench_requests(), and tell what it took. */
+static void bench_measure(Bench *b, uint64_t requests, int64_t ns)
 {
     struct rusage before, after;
     uint64_t ended = b->ended;
     int64_t start_ns;
-    Cost cost;
 
     getrusage(RUSAGE_SELF, &before);
     start_ns = get_clock();
     bench_requests(b, requests, ns);
-    cost.ns = get_clock() - start_ns;
+    ns = get_clock() - start_ns;
     getrusage(RUSAGE_SELF, &after);
-    cost.requests = b->ended - ended;
-    cost.user_us = timeval_us(after.ru_utime) - timeval_us(before.ru_utime);
-    cost.system_us = timeval_us(after.ru_stime) - timeval_us(before.ru_stime);
-    return cost;
+    printf("{\"requests\": %" PRIu64 ", \"ns\": %" PRId64 ", \"cpu_us\": %"
+           PRId64 "}\n", b->ended - ended, ns,
+           cpu_us(&after) - cpu_us(&before));
+    fflush(stdout);
 }
 
 static void bench_set_cancel(Bench *b, const char *how)
@@ -273,7 +270,7 @@ int main(int argc, char **argv)
 {
     g_autofree char *op = NULL;
     g_autofree char *cancel = NULL;
-    int depth = 32, size_kib = 4, memory_mib = 256, requests = 0, ms = 200;
+    int depth = 32, size_kib = 4, memory_mib = 256, requests = 0, ms = 50;
     int64_t ns;
     gboolean huge = false;
     const GOptionEntry entries[] = {
@@ -284,9 +281,9 @@ int main(int argc, char **argv)
         { "depth", 0, 0, G_OPTION_ARG_INT, &depth,
           "Requests at a time (32)", "N" },
         { "ms", 0, 0, G_OPTION_ARG_INT, &ms,
-          "How long to measure (200)", "MS" },
+          "How long to run each time (50)", "MS" },
         { "requests", 0, 0, G_OPTION_ARG_INT, &requests,
-          "Do N requests instead, without a warm-up", "N" },
+          "Run N requests instead, once, without a warm-up", "N" },
         { "memory", 0, 0, G_OPTION_ARG_INT, &memory_mib,
           "Of the guest (256)", "MIB" },
         { "huge", 0, 0, G_OPTION_ARG_NONE, &huge,
@@ -299,7 +296,6 @@ int main(int argc, char **argv)
         g_option_context_new("BLOCKDEV - what a request costs");
     g_autoptr(GError) error = NULL;
     Bench bench = { };
-    Cost cost;
 
     error_init(argv[0]);
     g_option_context_add_main_entries(context, entries, NULL);
@@ -316,6 +312,7 @@ int main(int argc, char **argv)
     bench.depth = depth;
     ns = ms * INT64_C(1000000);
 
+    module_call_init(MODULE_INIT_QOM);
     bdrv_init();
     qemu_init_main_loop(&error_fatal);
     bench_init_memory(&bench, memory_mib * MiB, huge);
@@ -323,14 +320,13 @@ int main(int argc, char **argv)
     bench_set_cancel(&bench, cancel ?: "off");
 
     if (requests) {
-        cost = bench_measure(&bench, requests, 0);
+        bench_measure(&bench, requests, 0);
     } else {
-        bench_requests(&bench, WARM_UP, ns / 5);
-        cost = bench_measure(&bench, UINT64_MAX, ns);
+        bench_requests(&bench, WARM_UP, ns);
+        while (getchar() == '\n') {
+            bench_measure(&bench, UINT64_MAX, ns);
+        }
     }
-    printf("{\"requests\": %" PRIu64 ", \"ns\": %" PRId64 ", \"user_us\": %"
-           PRId64 ", \"system_us\": %" PRId64 "}\n", cost.requests, cost.ns,
-           cost.user_us, cost.system_us);
     bench_cleanup(&bench);
     return EXIT_SUCCESS;
 }
