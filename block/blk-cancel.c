@@ -51,7 +51,12 @@ unsigned int blk_cancel_refused_ended(void)
     return qatomic_load_acquire(&nr_refused_ended);
 }
 
-#define MAX_UNUSED  256 /* requests whose memory a thread keeps */
+/* Requests whose memory a thread keeps */
+#ifdef QEMU_SANITIZE_ADDRESS
+#define MAX_UNUSED  0           /* who uses one after its end is to be seen */
+#else
+#define MAX_UNUSED  256
+#endif
 
 static void blk_cancel_unref(BlkCancelReq *r)
 {
