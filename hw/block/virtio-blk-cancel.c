@@ -27,6 +27,7 @@
 #include "hw/core/qdev-prop-internal.h"
 #include "hw/virtio/virtio-blk.h"
 #include "hw/virtio/virtio-blk-cancel.h"
+#include "system/dma.h"
 #include "virtio-blk-cancel-core.h"
 #include "trace.h"
 
@@ -105,11 +106,30 @@ void virtio_blk_free_request(VirtIOBlockReq *req)
 }
 
 /*
+ * Before virtio_blk_req_complete(): nothing of the data buffers was written, so
+ * the used length of a request that has some is 0.  That does not cover the
+ * status byte, which is to be marked dirty for migration, and to be copied if
+ * the guest's buffer is not memory: so write it here as a device does.
+ */
+static void cancel_no_data(VirtIOBlockReq *req)
+{
+    VirtIODevice *vdev = VIRTIO_DEVICE(req->dev);
+    VirtQueueElement *elem = &req->elem;
+    const uint8_t status = VIRTIO_BLK_S_CANCELED;
+    unsigned int last = elem->in_num - 1;
+
+    if (req->in_len == sizeof(*req->in)) {
+        return;
+    }
+    iov_discard_undo(&req->inhdr_undo);
+    dma_memory_write(vdev->dma_as,
+                     elem->in_addr[last] + elem->in_sg[last].iov_len - 1,
+                     &status, sizeof(status), MEMTXATTRS_UNSPECIFIED);
+    req->in_len = 0;
+}
+
+/*
  * Give a request back as cancelled.
- *
- * The used length is that of all the buffers, as it is for a failed request:
- * the status is the last byte, and only what the used length covers is marked
- * dirty for migration.
  *
  * The accounting cookie is freed with the request; block_acct_start() has only
  * filled it in, so nothing is left behind.
@@ -117,6 +137,7 @@ void virtio_blk_free_request(VirtIOBlockReq *req)
 static void cancel_complete(VirtIOBlockReq *req)
 {
     block_acct_canceled(blk_get_stats(req->dev->blk));
+    cancel_no_data(req);
     virtio_blk_req_complete(req, VIRTIO_BLK_S_CANCELED);
     virtio_blk_free_request(req);
 }
@@ -163,6 +184,7 @@ uint8_t virtio_blk_cancel_status(VirtIOBlockReq *req, uint8_t status)
         return status;
     }
     block_acct_canceled(blk_get_stats(req->dev->blk));
+    cancel_no_data(req);
     return VIRTIO_BLK_S_CANCELED;
 }
 
