@@ -271,21 +271,24 @@ static bool blk_cancel_is_zoned(BlockBackend *blk)
  * The caller may submit another request in its place, and another coroutine
  * ends QEMU if there is no room for its stack.
  */
-static bool blk_cancel_has_room(void)
+static bool blk_cancel_has_room(BlkCancel *d)
 {
 #ifdef CONFIG_POSIX
+    /* All that it has now, given back and submitted again */
+    size_t room = BLK_CANCEL_ROOM +
+                  blk_cancel_in_flight(d->blk) * BLK_CANCEL_STACK;
     struct rlimit limit;
     void *p;
 
     if (getrlimit(RLIMIT_AS, &limit) < 0 || limit.rlim_cur == RLIM_INFINITY) {
         return true;
     }
-    p = mmap(NULL, BLK_CANCEL_ROOM, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS,
+    p = mmap(NULL, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS,
              -1, 0);
     if (p == MAP_FAILED) {
         return false;
     }
-    munmap(p, BLK_CANCEL_ROOM);
+    munmap(p, room);
 #endif
     return true;
 }
@@ -299,7 +302,7 @@ static bool blk_cancel_can_abandon(BlkCancelReq *r)
     if (blk_cancel_changes_disk(r) && blk_cancel_is_zoned(r->ctx->d->blk)) {
         return false;
     }
-    return blk_cancel_has_room();
+    return blk_cancel_has_room(r->ctx->d);
 }
 
 static void blk_cancel_aio_cancel_async(BlockAIOCB *acb)

@@ -29,8 +29,12 @@
 #define BLK_CANCEL_MACHINE_BUDGET       (128 * MiB)
 #define BLK_CANCEL_MIN_SHARE            (4 * MiB)
 
-/* With a limit on address space, how much of it a cancel leaves for others */
+/*
+ * With a limit on address space, how much of it a cancel leaves: for others, and
+ * for the stack of each request in flight
+ */
 #define BLK_CANCEL_ROOM                 (64 * MiB)
+#define BLK_CANCEL_STACK                (1 * MiB)
 
 /* The limits of one BlockBackend; they hold across device resets. */
 typedef struct BlkCancelOptions {
