@@ -24,7 +24,7 @@
 #define MAX_POW2_SIZE   (1 * MiB)
 #define MAX_SIZE        (1280 * KiB)    /* Linux' largest, as a rule */
 
-#define MAX_SPARE       (8 * MiB)       /* of one AioContext */
+#define MAX_SPARE       (32 * MiB)      /* of one AioContext */
 #define COPY_SIZE       (4 * MiB)       /* before others get their turn */
 
 uint64_t blk_cancel_buffer_size(uint64_t bytes)
@@ -176,9 +176,16 @@ static void ask_for_spare_locked(BlkCancel *d)
     }
 }
 
+/* Half of the budget is nobody's, so that a thread that needs more finds it. */
+static uint64_t max_spare(BlkCancel *d)
+{
+    return MIN(MAX_SPARE, qatomic_read_u64(&d->budget) / 2 /
+                          qatomic_read(&d->nr_ctxs));
+}
+
 static void uncharge(BlkCancelCtx *ctx, uint64_t size)
 {
-    uint64_t max = MIN(MAX_SPARE, qatomic_read_u64(&ctx->d->budget) / 8);
+    uint64_t max = max_spare(ctx->d);
 
     qatomic_set_u64(&ctx->spare, ctx->spare + size);
     if (unlikely(qatomic_read(&ctx->d->nr_buffer_waiters))) {

@@ -127,6 +127,7 @@ struct BlkCancel {
 
     /* Written under the lock, seldom; read without it: atomic */
     uint64_t budget;            /* @opts.budget, or the machine's share */
+    unsigned int nr_ctxs;       /* entries of @ctxs */
     unsigned int nr_abandoned;  /* entries of @abandoned */
     unsigned int nr_buffer_waiters;
     int flush_error;            /* that no flush has been told, or 0 */

@@ -394,6 +394,7 @@ static BlkCancelCtx *blk_cancel_get_ctx(BlkCancel *d, AioContext *aio_context)
     QTAILQ_INIT(&ctx->issued);
     QEMU_LOCK_GUARD(&d->lock);
     QSLIST_INSERT_HEAD_RCU(&d->ctxs[bucket], ctx, next);
+    qatomic_set(&d->nr_ctxs, d->nr_ctxs + 1);
     return ctx;
 }
 
