@@ -30,8 +30,8 @@
 #define BLK_CANCEL_MIN_SHARE            (4 * MiB)
 
 /*
- * With a limit on address space, how much of it a cancel leaves: for others, and
- * for the stack of each request in flight
+ * With a limit on address space, how much of it a cancel leaves: for others,
+ * and for the stack of each request in flight
  */
 #define BLK_CANCEL_ROOM                 (64 * MiB)
 #define BLK_CANCEL_STACK                (1 * MiB)
