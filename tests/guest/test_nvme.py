@@ -66,7 +66,8 @@ def test_many(rig, count):
         results = disk.io("read", count=count).results(LATEST)
         assert_aborted(results)
         assert all(r.seconds < 3 * IO_TIMEOUT for r in results), results
-        assert len(disk.said(ABORTED)) == count
+        # By QEMU's count: the kernel's log is late, or too long for a console
+        assert len(guest.traces(TAKEN_BACK)) == count
         assert not disk.said(RESETS)
         server.resume()
     assert_fine(disk.io("read").results())
