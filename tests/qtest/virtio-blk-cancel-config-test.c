@@ -426,17 +426,6 @@ static void test_fragmented(const void *base)
     vbc_stop(v);
 }
 
-static char *sparse_image(void)
-{
-    char *name;
-    int fd = g_file_open_tmp("qtest-cancel.XXXXXX", &name, NULL);
-
-    g_assert_cmpint(fd, >=, 0);
-    g_assert_cmpint(ftruncate(fd, IMAGE_SIZE), ==, 0);
-    close(fd);
-    return name;
-}
-
 /* All pieces in one place, so that a small guest can have large requests */
 static VbcReq large_read(Vbc *v, uint64_t tag, uint64_t len)
 {
@@ -448,7 +437,7 @@ static VbcReq large_read(Vbc *v, uint64_t tag, uint64_t len)
 
 static void test_large(const void *base)
 {
-    g_autofree char *image = sparse_image();
+    g_autofree char *image = vbc_sparse_image(IMAGE_SIZE);
     VbcOptions opts = *(const VbcOptions *)base;
     VbcReq all, waits, over;
     VbcReq small = {

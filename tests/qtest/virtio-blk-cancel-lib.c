@@ -298,6 +298,17 @@ void vbc_send_all(Vbc *v, VbcReq *r, unsigned int num)
     vbc_sync(v, v->q);
 }
 
+char *vbc_sparse_image(uint64_t size)
+{
+    char *name;
+    int fd = g_file_open_tmp("qtest-cancel.XXXXXX", &name, NULL);
+
+    g_assert_cmpint(fd, >=, 0);
+    g_assert_cmpint(ftruncate(fd, size), ==, 0);
+    close(fd);
+    return name;
+}
+
 unsigned int vbc_cancel(Vbc *v, unsigned int queue, uint64_t tag,
                         uint8_t status)
 {

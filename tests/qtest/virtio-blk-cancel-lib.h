@@ -240,6 +240,9 @@ void vbc_ring_add(Vbc *v, VbcReq *r, VbcSegment *segs, unsigned int num);
 /* Look into all used rings once. */
 void vbc_reap(Vbc *v);
 
+/* The name of a new file of @size zeroes: to be unlinked, and freed */
+char *vbc_sparse_image(uint64_t size);
+
 /* Wait until @r has been used. */
 void vbc_wait(Vbc *v, VbcReq *r);
 

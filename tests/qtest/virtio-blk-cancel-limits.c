@@ -16,19 +16,8 @@
 
 #define REGION_SECTORS  (4 * MiB / VBC_SECTOR)
 #define REGIONS         128
+#define IMAGE_SIZE      (REGIONS * 4 * MiB)
 #define ROOM            (110 * MiB) /* that a limit leaves to QEMU */
-
-static char *sparse_image(void)
-{
-    char *name;
-    int fd = g_file_open_tmp("qtest-cancel.XXXXXX", &name, NULL);
-
-    g_assert_cmpint(fd, >=, 0);
-    g_assert_cmpint(ftruncate(fd, REGIONS * REGION_SECTORS * VBC_SECTOR), ==,
-                    0);
-    close(fd);
-    return name;
-}
 
 static rlim_t address_space(pid_t pid)
 {
@@ -46,7 +35,7 @@ static rlim_t address_space(pid_t pid)
  */
 static void test_address_space(const void *base)
 {
-    g_autofree char *image = sparse_image();
+    g_autofree char *image = vbc_sparse_image(IMAGE_SIZE);
     VbcOptions opts = *(const VbcOptions *)base;
     VbcReq r[REGIONS];
     unsigned int refused = 0, n = 0;

@@ -345,6 +345,11 @@ static void rig_cancel_fn(void *opaque)
     rig_cancel_here(opaque);
 }
 
+RigReq *rig_submit_block(Rig *rig, int thread, RigOp op, int n)
+{
+    return rig_submit(rig, thread, op, n * RIG_BLOCK, RIG_BLOCK, 0xa0 + n);
+}
+
 void rig_cancel(RigReq *req)
 {
     rig_run(req->ctx, rig_cancel_fn, req);

@@ -242,6 +242,9 @@ void rig_submit_prepared(RigReq *req);
 RigReq *rig_submit(Rig *rig, int n, RigOp op, int64_t offset, int64_t bytes,
                    uint8_t pattern);
 
+/* The same of one block, the @n-th of the disk; its pattern is 0xa0 + @n */
+RigReq *rig_submit_block(Rig *rig, int thread, RigOp op, int n);
+
 /* Cancel from the request's own thread; the callback may have run then. */
 void rig_cancel(RigReq *req);
 void rig_cancel_here(RigReq *req);

@@ -31,12 +31,6 @@ static Rig *rig_with_budget(const RigVariant *v, uint64_t budget)
     return rig_new(v->mode, &opts);
 }
 
-/* One block at BLOCK(@n) from thread @thread */
-static RigReq *submit_block(Rig *rig, int thread, RigOp op, int n)
-{
-    return rig_submit(rig, thread, op, BLOCK(n), RIG_BLOCK, 0xa0 + n);
-}
-
 /*
  * Bytes
  */
@@ -45,7 +39,7 @@ static RigReq *submit_block(Rig *rig, int thread, RigOp op, int n)
 static void test_charge(const RigVariant *v)
 {
     Rig *rig = rig_with_budget(v, 5 * RIG_BLOCK);
-    g_autoptr(RigReq) a = submit_block(rig, 0, v->op, 0);
+    g_autoptr(RigReq) a = rig_submit_block(rig, 0, v->op, 0);
     g_autoptr(RigReq) b = rig_submit(rig, 1, v->op, BLOCK(1), 4 * RIG_BLOCK,
                                      0xbb);
 
@@ -66,7 +60,7 @@ static void test_charge(const RigVariant *v)
 static void test_charge_nothing(const RigVariant *v)
 {
     Rig *rig = rig_with_budget(v, RIG_BLOCK);
-    g_autoptr(RigReq) full = submit_block(rig, 0, RIG_WRITE, 0);
+    g_autoptr(RigReq) full = rig_submit_block(rig, 0, RIG_WRITE, 0);
     g_autoptr(RigReq) req = rig_submit(rig, 1, v->op, BLOCK(1),
                                        8 * RIG_BLOCK, 0);
 
@@ -115,8 +109,8 @@ static void test_fifo(const RigVariant *v)
 static void test_waiter_lands(const RigVariant *v)
 {
     Rig *rig = rig_with_budget(v, RIG_BLOCK);
-    g_autoptr(RigReq) a = submit_block(rig, 0, RIG_WRITE, 0);
-    g_autoptr(RigReq) b = submit_block(rig, 1, RIG_WRITE, 1);
+    g_autoptr(RigReq) a = rig_submit_block(rig, 0, RIG_WRITE, 0);
+    g_autoptr(RigReq) b = rig_submit_block(rig, 1, RIG_WRITE, 1);
 
     rig_settle(rig);
     rig_check_info(rig, 0, 0, 1, 0);
@@ -140,7 +134,7 @@ static void test_cancel_waiter(const RigVariant *v)
                                      0xa1);
     g_autoptr(RigReq) large = rig_submit(rig, 1, v->op, BLOCK(4),
                                          4 * RIG_BLOCK, 0xa2);
-    g_autoptr(RigReq) small = submit_block(rig, 0, v->op, 8);
+    g_autoptr(RigReq) small = rig_submit_block(rig, 0, v->op, 8);
     g_autoptr(RigReq) last = rig_submit(rig, 1, v->op, BLOCK(9),
                                         2 * RIG_BLOCK, 0xa4);
 
@@ -177,9 +171,9 @@ static void cancel_opaque(RigReq *req)
 static void test_cancel_granted(const RigVariant *v)
 {
     Rig *rig = rig_with_budget(v, RIG_BLOCK);
-    g_autoptr(RigReq) a = submit_block(rig, 0, v->op, 0);
-    g_autoptr(RigReq) b = submit_block(rig, 0, v->op, 1);
-    g_autoptr(RigReq) c = submit_block(rig, 0, v->op, 2);
+    g_autoptr(RigReq) a = rig_submit_block(rig, 0, v->op, 0);
+    g_autoptr(RigReq) b = rig_submit_block(rig, 0, v->op, 1);
+    g_autoptr(RigReq) c = rig_submit_block(rig, 0, v->op, 2);
 
     rig_settle(rig);
     rig_check_info(rig, 0, 0, 2, 0);
@@ -200,12 +194,12 @@ static void test_cancel_granted(const RigVariant *v)
 static void test_abandoned_keeps(const RigVariant *v)
 {
     Rig *rig = rig_with_budget(v, RIG_BLOCK);
-    g_autoptr(RigReq) a = submit_block(rig, 0, v->op, 0);
+    g_autoptr(RigReq) a = rig_submit_block(rig, 0, v->op, 0);
     g_autoptr(RigReq) b = NULL;
 
     rig_wait(rig_nr_held(rig) == 1);
     rig_cancel(a);
-    b = submit_block(rig, 1, v->op, 1);
+    b = rig_submit_block(rig, 1, v->op, 1);
     rig_settle(rig);
     rig_check_info(rig, 1, 0, 1, 0);
     g_assert_cmpuint(rig_arrived(rig), ==, 1);
@@ -295,7 +289,7 @@ static void test_zero_new(const RigVariant *v)
 static void test_larger_at_fence(const RigVariant *v)
 {
     Rig *rig = rig_with_budget(v, RIG_BLOCK);
-    g_autoptr(RigReq) older = submit_block(rig, 0, RIG_WRITE, 0);
+    g_autoptr(RigReq) older = rig_submit_block(rig, 0, RIG_WRITE, 0);
     g_autoptr(RigReq) canceled = NULL, kept = NULL;
 
     rig_wait(rig_nr_held(rig) == 1);

@@ -25,15 +25,10 @@ static Rig *rig_with_damper(const RigVariant *v, uint64_t budget)
     return rig_new(v->mode, &opts);
 }
 
-static RigReq *submit_block(Rig *rig, int thread, RigOp op, int n)
-{
-    return rig_submit(rig, thread, op, BLOCK(n), RIG_BLOCK, 0xa0 + n);
-}
-
 /* One that hangs, and that nobody waits for */
 static RigReq *abandon_block(Rig *rig, int thread, RigOp op, int n)
 {
-    RigReq *req = submit_block(rig, thread, op, n);
+    RigReq *req = rig_submit_block(rig, thread, op, n);
 
     rig_wait(rig_holds(rig, op, BLOCK(n)));
     rig_cancel(req);
@@ -48,7 +43,7 @@ static void test_idle(const RigVariant *v)
     RigReq *req[6];
 
     for (int i = 0; i < 6; i++) {
-        req[i] = submit_block(rig, i % 2, v->op, i);
+        req[i] = rig_submit_block(rig, i % 2, v->op, i);
     }
     rig_wait(rig_nr_held(rig) == 6);
     rig_check_info(rig, 0, 0, 0, 0);
@@ -69,9 +64,9 @@ static void test_region(const RigVariant *v)
     Rig *rig = rig_with_damper(v, RIG_DISK_SIZE);
     g_autoptr(RigReq) a = abandon_block(rig, 0, v->op, 0);
     g_autoptr(RigReq) b = abandon_block(rig, 1, v->op, 1);
-    g_autoptr(RigReq) c = submit_block(rig, 0, v->op, 2);
-    g_autoptr(RigReq) d = submit_block(rig, 1, v->op, 3);
-    g_autoptr(RigReq) other = submit_block(rig, 0, v->op, OTHER);
+    g_autoptr(RigReq) c = rig_submit_block(rig, 0, v->op, 2);
+    g_autoptr(RigReq) d = rig_submit_block(rig, 1, v->op, 3);
+    g_autoptr(RigReq) other = rig_submit_block(rig, 0, v->op, OTHER);
 
     rig_wait(rig_holds(rig, v->op, BLOCK(OTHER)));
     rig_settle(rig);
@@ -102,7 +97,7 @@ static void test_again(const RigVariant *v)
     g_autoptr(RigReq) other = NULL;
 
     for (int i = 0; i < 50; i++) {
-        g_autoptr(RigReq) again = submit_block(rig, i % 2, v->op, 2);
+        g_autoptr(RigReq) again = rig_submit_block(rig, i % 2, v->op, 2);
 
         rig_settle(rig);
         rig_check_info(rig, 2, 0, 0, 1);
@@ -111,7 +106,7 @@ static void test_again(const RigVariant *v)
         rig_check_info(rig, 2, 0, 0, 0);
     }
     g_assert_cmpuint(rig_arrived(rig), ==, 2);
-    other = submit_block(rig, 1, v->op, OTHER);
+    other = rig_submit_block(rig, 1, v->op, OTHER);
     rig_wait(rig_holds(rig, v->op, BLOCK(OTHER)));
     rig_release_all(rig);
     rig_check_result(other, 0);
@@ -127,7 +122,7 @@ static void test_all_go(const RigVariant *v)
     RigReq *more[5];
 
     for (int i = 0; i < 5; i++) {
-        more[i] = submit_block(rig, i % 2, v->op, 2 + i);
+        more[i] = rig_submit_block(rig, i % 2, v->op, 2 + i);
     }
     rig_settle(rig);
     rig_check_info(rig, 2, 0, 0, 5);
@@ -153,10 +148,10 @@ static void test_tight(const RigVariant *v)
     g_autoptr(RigReq) c = NULL, d = NULL, e = NULL;
 
     c = abandon_block(rig, 1, v->op, OTHER + 1);
-    d = submit_block(rig, 0, v->op, 1);
+    d = rig_submit_block(rig, 0, v->op, 1);
     rig_settle(rig);
     rig_check_info(rig, 3, 0, 0, 1);
-    e = submit_block(rig, 1, v->op, 2 * OTHER);
+    e = rig_submit_block(rig, 1, v->op, 2 * OTHER);
     rig_wait(rig_holds(rig, v->op, BLOCK(2 * OTHER)));
     rig_release_all(rig);
     rig_check_result(d, 0);
@@ -179,7 +174,7 @@ static void test_flush(const RigVariant *v)
     c = rig_submit(rig, 0, RIG_FLUSH, 0, 0, 0);
     rig_settle(rig);
     rig_check_info(rig, 2, 0, 0, 1);
-    write = submit_block(rig, 1, RIG_WRITE, 0);
+    write = rig_submit_block(rig, 1, RIG_WRITE, 0);
     rig_wait(rig_holds(rig, RIG_WRITE, 0));
     rig_release_all(rig);
     rig_check_result(c, 0);
@@ -218,7 +213,7 @@ static void test_flush_error(const RigVariant *v)
     rig_release_ret(rig, RIG_FLUSH, 0, -EIO);
     rig_wait_idle(rig);
     rig_release_all(rig);
-    read = submit_block(rig, 0, RIG_READ, 0);
+    read = rig_submit_block(rig, 0, RIG_READ, 0);
     rig_check_result(read, 0);
     flush_is(rig, -EIO);
     flush_is(rig, 0);
