@@ -290,33 +290,31 @@ static void coroutine_fn co_pause(BlkCancelReq *r)
     qemu_coroutine_yield();
 }
 
-static void coroutine_fn co_copy_in(BlkCancelReq *r)
+/* Copy all data between the caller's memory and ours. */
+static void coroutine_fn co_copy(BlkCancelReq *r, bool to_caller)
 {
     for (uint64_t done = 0; done < r->bytes; done += COPY_SIZE) {
+        uint64_t bytes = MIN(r->bytes - done, COPY_SIZE);
+
         if (done) {
             co_pause(r);
             if (r->canceled) {
                 return;
             }
         }
-        qemu_iovec_to_buf(r->qiov, done, r->buf + done,
-                          MIN(r->bytes - done, COPY_SIZE));
+        if (to_caller) {
+            qemu_iovec_from_buf(r->qiov, done, r->buf + done, bytes);
+        } else {
+            qemu_iovec_to_buf(r->qiov, done, r->buf + done, bytes);
+        }
     }
 }
 
 void coroutine_fn blk_cancel_co_copy_out(BlkCancelReq *r)
 {
+    /* With the storage no more: a cancel while it pauses ends the copy */
     r->state = BLK_CANCEL_WAITING;
-    for (uint64_t done = 0; done < r->bytes; done += COPY_SIZE) {
-        if (done) {
-            co_pause(r);
-            if (r->canceled) {
-                return;
-            }
-        }
-        qemu_iovec_from_buf(r->qiov, done, r->buf + done,
-                            MIN(r->bytes - done, COPY_SIZE));
-    }
+    co_copy(r, true);
 }
 
 void coroutine_fn blk_cancel_co_get_buffer(BlkCancelReq *r)
@@ -339,7 +337,7 @@ void coroutine_fn blk_cancel_co_get_buffer(BlkCancelReq *r)
     }
     qemu_iovec_init_buf(&r->bounce, r->buf, r->bytes);
     if (r->op == BLK_CANCEL_WRITE) {
-        co_copy_in(r);
+        co_copy(r, false);
     }
 }
 

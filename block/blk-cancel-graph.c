@@ -25,12 +25,12 @@ void blk_cancel_graph_mark(BlockDriverState *bs)
     }
 }
 
-void blk_cancel_graph_switch(BlockDriverState *bs, bool on)
+void blk_cancel_graph_switch_on(BlockDriverState *bs)
 {
     GLOBAL_STATE_CODE();
     GRAPH_RDLOCK_GUARD_MAINLOOP();
 
-    if (bs && on) {
+    if (bs) {
         blk_cancel_graph_mark(bs);
     }
 }

@@ -559,7 +559,6 @@ bool blk_set_cancel(BlockBackend *blk, const BlkCancelOptions *opts,
          */
         blk_inc_in_flight(blk);
         blk_dec_in_flight(blk);
-        blk_cancel_graph_switch(blk_bs(blk), false);
         thread_pool_overdue_enable(false);
         blk_cancel_free(*slot);
         *slot = NULL;
@@ -568,7 +567,7 @@ bool blk_set_cancel(BlockBackend *blk, const BlkCancelOptions *opts,
         blk_drain(blk);
         *slot = blk_cancel_new(blk, opts);
         thread_pool_overdue_enable(true);
-        blk_cancel_graph_switch(blk_bs(blk), true);
+        blk_cancel_graph_switch_on(blk_bs(blk));
     }
     return true;
 }

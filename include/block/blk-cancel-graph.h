@@ -60,14 +60,14 @@ blk_cancel_graph_link(BdrvChild *child, bool cancelling)
 }
 
 /*
- * blk_cancel_graph_switch:
+ * blk_cancel_graph_switch_on:
  * @bs: the root node of a BlockBackend, or NULL if it has none
  *
- * That BlockBackend has switched cancelling on or off.
+ * That BlockBackend has switched cancelling on.
  *
  * Context: main loop, BQL held, no request of the BlockBackend in flight.
  */
-void blk_cancel_graph_switch(BlockDriverState *bs, bool on);
+void blk_cancel_graph_switch_on(BlockDriverState *bs);
 
 /*
  * blk_cancel_co_ask:
