@@ -302,7 +302,8 @@ static bool blk_cancel_can_abandon(BlkCancelReq *r)
     if (blk_cancel_changes_disk(r) && blk_cancel_is_zoned(r->ctx->d->blk)) {
         return false;
     }
-    return blk_cancel_has_room(r->ctx->d);
+    /* Whoever probes asks once, and counts on having it back */
+    return r->probe || blk_cancel_has_room(r->ctx->d);
 }
 
 static void blk_cancel_aio_cancel_async(BlockAIOCB *acb)

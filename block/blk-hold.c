@@ -416,8 +416,8 @@ static void hold_flush_cb(void *opaque, int ret)
 {
     HoldFlush *f = opaque;
 
+    f->ret = blk_aio_was_canceled(f->acb) ? 0 : ret;
     f->acb = NULL;
-    f->ret = ret;
 }
 
 static void hold_begin_flush(void *opaque)
@@ -446,8 +446,10 @@ static void hold_end_flush(void *opaque)
 
     while ((f = QSLIST_FIRST(list))) {
         if (f->acb) {
+            /* It may have an error already, and tells it now */
             blk_aio_cancel_async(f->acb);
-        } else if (f->ret < 0 && blk_bs(f->blk)) {
+        }
+        if (f->ret < 0 && blk_bs(f->blk)) {
             GRAPH_RDLOCK_GUARD_MAINLOOP();
             blk_cancel_keep_node_error(blk_bs(f->blk), f->ret);
         }
@@ -649,6 +651,12 @@ typedef struct HoldCall {
 /* BQL; those that have begun.  QEMU may end before they do. */
 static QLIST_HEAD(, HoldCall) calls = QLIST_HEAD_INITIALIZER(calls);
 
+static void hold_free_call(HoldCall *call)
+{
+    g_free(call->what);
+    g_free(call);
+}
+
 static void coroutine_fn hold_call_entry(void *opaque)
 {
     HoldCall *call = opaque;
@@ -670,8 +678,7 @@ static void coroutine_fn hold_call_entry(void *opaque)
     hold_co_run(call->cb, call->opaque);
     blk_hold_end(false);
     QLIST_REMOVE(call, next);
-    g_free(call->what);
-    g_free(call);
+    hold_free_call(call);
 }
 
 /* Context: main loop; only here it is known whether it must wait */
@@ -683,8 +690,7 @@ static void hold_schedule_bh(void *opaque)
         aio_co_enter(call->ctx, qemu_coroutine_create(hold_call_entry, call));
     } else {
         call->cb(call->opaque);
-        g_free(call->what);
-        g_free(call);
+        hold_free_call(call);
     }
 }
 
