@@ -24,6 +24,7 @@
 #include "qemu/main-loop.h"
 #include "qemu/timer.h"
 #include "block/aio.h"
+#include "block/blk-cancel.h"
 #include "block/blk-cancel-hold.h"
 #include "block/blk-hold.h"
 #include "block/blk-orphan.h"
