@@ -47,4 +47,15 @@ unsigned int thread_pool_host_room(void);
  */
 unsigned int thread_pool_host_share(void);
 
+/*
+ * thread_pool_try_thread:
+ *
+ * Create a detached thread that takes no signals, like qemu_thread_create() but
+ * for one thing: where the host allows no further thread QEMU goes on.
+ *
+ * Context: any thread.
+ * Returns: whether it was created.
+ */
+bool thread_pool_try_thread(const char *name, GThreadFunc func, void *opaque);
+
 #endif /* BLOCK_THREAD_POOL_OVERDUE_H */
