@@ -6,18 +6,17 @@ nbdkit, which the device serves newest request first, the worst order that there
 is.
 """
 
+import contextlib
 import copy
 from pathlib import Path
 
 import pytest
 
-from checks import (IO_TIMEOUT, LATEST, assert_fine, assert_timed_out, load,
-                    seeds, store)
-from harness.guest import Disk
+from checks import (LATEST, assert_fine, boot_one, check_fsync, check_many,
+                    check_read, check_write, load)
 from harness.process import wait_until
 
 MANY = 64
-FAR = 8 << 20           # an offset that no hanging request touches
 WRAPPER = (Path(__file__).resolve().parent.parent / "second-device"
            / "qemu-system-x86_64")
 
@@ -34,81 +33,38 @@ def second(rig, monkeypatch):
     assert "driver:" not in (rig.logs / "device.log").read_text("ascii")
 
 
-def boot(rig):
-    """One disk on a server of its own."""
-    server = rig.nbdkit("disk")
-    guest = rig.boot(Disk("disk", server.blockdev("disk")),
-                     io_timeout=IO_TIMEOUT)
-    assert guest.has_cancel("disk")
-    store(guest, "disk", seed=1)
-    store(guest, "disk", seed=1, offset=FAR)
-    return server, guest
+@contextlib.contextmanager
+def lingering(guest):
+    """What is sent within is with the device at its end."""
+    yield
+    wait_until(lambda: guest.in_flight("disk") == 1, "the later write")
 
 
 def test_read(second):
     """A read comes back; its data never does."""
-    server, guest = boot(second)
-    with second.alive():
-        server.pause()
-        read = guest.io("disk", "read", watch=True)
-        assert_timed_out(read.results(LATEST))
-        server.resume()
-        assert load(guest, "disk") == 1
-        assert read.changed_bytes() == 0
+    check_read(second, *boot_one(second))
 
 
 @pytest.mark.parametrize("op", ["write", "zeroes"])
 def test_write(second, op):
     """A write comes back, and does not land on a later one."""
-    server, guest = boot(second)
-    with second.alive():
-        server.pause()
-        assert_timed_out(guest.io("disk", op, seed=2).results(LATEST))
-        newer = guest.io("disk", "write", seed=3)
-        wait_until(lambda: guest.in_flight("disk") == 1, "the later write")
-        server.resume()
-        assert_fine(newer.results(LATEST))
-        assert_fine(guest.io("disk", "fsync").results())
-        assert load(guest, "disk") == 3
-    assert seeds(server.images["disk"]) == {3}
-    assert seeds(server.images["disk"], FAR) == {1}
+    check_write(second, *boot_one(second), op, lingering)
 
 
 def test_fsync(second):
     """An fsync comes back."""
-    server, guest = boot(second)
-    assert_fine(guest.io("disk", "write", seed=2).results())
-    with second.alive():
-        server.freeze()
-        assert_timed_out(guest.io("disk", "fsync").results(LATEST))
-        server.resume()
-        assert_fine(guest.io("disk", "fsync").results())
-        assert load(guest, "disk") == 2
-    assert seeds(server.images["disk"]) == {2}
+    check_fsync(second, *boot_one(second))
 
 
 def test_many(second):
     """Reads and writes that hang together come back together, twice."""
-    server, guest = boot(second)
-    store(guest, "disk", seed=1, count=MANY)
-    for seed in (2, 3):
-        with second.alive():
-            server.pause()
-            batch = guest.io("disk", "mixed", seed=seed, count=MANY,
-                             watch=True)
-            assert_timed_out(batch.results(LATEST))
-            server.resume()
-            assert_fine(guest.io("disk", "read", count=MANY).results())
-            assert batch.changed_bytes() == 0
-        assert seeds(server.images["disk"], FAR) == {1}
-    store(guest, "disk", seed=4, count=MANY)
-    assert seeds(server.images["disk"], count=MANY) == {4}
+    check_many(second, *boot_one(second), MANY)
 
 
 def test_refused(second, monkeypatch):
     """A device that refuses whatever it has started conforms, too."""
     monkeypatch.setenv("SECOND_DEVICE_OPTIONS", "--refuse")
-    server, guest = boot(second)
+    server, guest = boot_one(second)
     with second.alive():
         server.pause()
         write = guest.io("disk", "write", seed=2)

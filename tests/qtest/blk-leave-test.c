@@ -83,7 +83,7 @@ static void check_next_owner(Vbc *v, VbcReq *r)
     for (unsigned int i = 0; i < VBC_HANGING; i++) {
         vbc_check_reused(v, &r[i]);
     }
-    vbc_pattern(buf, VBC_DISK_SIZE, 0, 5);
+    disk_pattern(buf, VBC_DISK_SIZE, 0, 5);
     g_assert_cmpint(fd, >=, 0);
     g_assert_cmpint(write(fd, buf, VBC_DISK_SIZE), ==, VBC_DISK_SIZE);
     close(fd);

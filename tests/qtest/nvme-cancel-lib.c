@@ -9,6 +9,7 @@
 #include "standard-headers/linux/pci_regs.h"
 #include "libqos/malloc-pc.h"
 #include "libqos/pci-pc.h"
+#include "disk-pattern.h"
 #include "nvme-cancel-lib.h"
 
 #define PAGE_SIZE       4096
@@ -18,35 +19,11 @@
 
 /* Contents */
 
-static void make_pattern(uint8_t *buf, size_t len, uint64_t offset, int fill)
-{
-    for (size_t i = 0; i < len; i++) {
-        uint64_t at = offset + i;
-
-        buf[i] = fill ? fill + at % 251 + at / NVD_BLOCK : 0;
-    }
-}
-
-static void check_bytes(const uint8_t *got, size_t len, uint64_t offset,
-                        int fill)
-{
-    g_autofree uint8_t *want = g_malloc(len);
-
-    make_pattern(want, len, offset, fill);
-    for (size_t i = 0; i < len; i++) {
-        if (got[i] != want[i]) {
-            g_test_message("byte %zu of %zu at disk offset %" PRIu64
-                           ": expected content %d", i, len, offset, fill);
-            g_assert_cmphex(got[i], ==, want[i]);
-        }
-    }
-}
-
 void nvd_fill(Nvd *v, NvdCmd *c, int fill)
 {
     g_autofree uint8_t *buf = g_malloc(c->data_len);
 
-    make_pattern(buf, c->data_len, c->slba * NVD_BLOCK, fill);
+    disk_pattern(buf, c->data_len, c->slba * NVD_BLOCK, fill ?: DISK_ZEROES);
     qtest_bufwrite(v->qts, c->data, buf, c->data_len);
 }
 
@@ -55,7 +32,8 @@ void nvd_check_data(Nvd *v, NvdCmd *c, int fill)
     g_autofree uint8_t *buf = g_malloc(c->data_len);
 
     qtest_bufread(v->qts, c->data, buf, c->data_len);
-    check_bytes(buf, c->data_len, c->slba * NVD_BLOCK, fill);
+    disk_pattern_check(buf, c->data_len, c->slba * NVD_BLOCK,
+                       fill ?: DISK_ZEROES);
 }
 
 void nvd_check_disk(Nvd *v, uint32_t nsid, uint64_t slba, unsigned int blocks,
@@ -73,7 +51,7 @@ void nvd_check_disk(Nvd *v, uint32_t nsid, uint64_t slba, unsigned int blocks,
     g_assert_cmpint(fd, >=, 0);
     g_assert_cmpint(pread(fd, buf, len, slba * NVD_BLOCK), ==, len);
     close(fd);
-    check_bytes(buf, len, slba * NVD_BLOCK, fill);
+    disk_pattern_check(buf, len, slba * NVD_BLOCK, fill ?: DISK_ZEROES);
 }
 
 void nvd_spoil_disk(Nvd *v, uint32_t nsid, uint64_t slba)

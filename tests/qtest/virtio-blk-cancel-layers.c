@@ -27,7 +27,7 @@
 #define FILE_SIZE       (16 * MiB)
 
 typedef struct Model {
-    /* What a sector may hold, as vbc_pattern() has it */
+    /* What a sector may hold, as disk_pattern() has it */
     int maybe[SECTORS][MAX_MAYBE];
     unsigned int num[SECTORS];
 } Model;
@@ -72,7 +72,7 @@ static void model_settle(Model *m, uint64_t sector, uint32_t len,
         unsigned int n;
 
         for (n = 0; n < m->num[i]; n++) {
-            vbc_pattern(want, VBC_SECTOR, i * VBC_SECTOR, m->maybe[i][n]);
+            disk_pattern(want, VBC_SECTOR, i * VBC_SECTOR, m->maybe[i][n]);
             if (!memcmp(want, buf + (i - sector) * VBC_SECTOR, VBC_SECTOR)) {
                 break;
             }
@@ -95,7 +95,7 @@ static void model_init(Model *m, const char *raw)
         int fill = i % 2 ? VBC_OLD : VBC_ZEROES;
 
         model_set(m, i * SLOT_SECTORS, SLOT_BYTES, fill);
-        vbc_pattern(buf + i * SLOT_BYTES, SLOT_BYTES, i * SLOT_BYTES, fill);
+        disk_pattern(buf + i * SLOT_BYTES, SLOT_BYTES, i * SLOT_BYTES, fill);
     }
     g_assert_true(g_file_set_contents(raw, (char *)buf, BYTES, NULL));
 }

@@ -29,35 +29,11 @@
 
 /* Contents */
 
-void vbc_pattern(uint8_t *buf, size_t len, uint64_t offset, int fill)
-{
-    for (size_t i = 0; i < len; i++) {
-        uint64_t at = offset + i;
-
-        buf[i] = fill == VBC_ZEROES ? 0 : fill + at % 251 + at / VBC_SECTOR;
-    }
-}
-
-static void check_bytes(const uint8_t *got, size_t len, uint64_t offset,
-                        int fill)
-{
-    g_autofree uint8_t *want = g_malloc(len);
-
-    vbc_pattern(want, len, offset, fill);
-    for (size_t i = 0; i < len; i++) {
-        if (got[i] != want[i]) {
-            g_test_message("byte %zu of %zu at disk offset %" PRIu64
-                           ": expected content %d", i, len, offset, fill);
-            g_assert_cmphex(got[i], ==, want[i]);
-        }
-    }
-}
-
 void vbc_fill(Vbc *v, VbcReq *r, int fill)
 {
     g_autofree uint8_t *buf = g_malloc(r->data_len);
 
-    vbc_pattern(buf, r->data_len, r->sector * VBC_SECTOR, fill);
+    disk_pattern(buf, r->data_len, r->sector * VBC_SECTOR, fill);
     qtest_bufwrite(v->qts, r->data, buf, r->data_len);
 }
 
@@ -66,7 +42,7 @@ void vbc_check_data(Vbc *v, VbcReq *r, int fill)
     g_autofree uint8_t *buf = g_malloc(r->data_len);
 
     qtest_bufread(v->qts, r->data, buf, r->data_len);
-    check_bytes(buf, r->data_len, r->sector * VBC_SECTOR, fill);
+    disk_pattern_check(buf, r->data_len, r->sector * VBC_SECTOR, fill);
 }
 
 void vbc_check_disk(Vbc *v, uint64_t sector, uint32_t len, int fill)
@@ -77,7 +53,7 @@ void vbc_check_disk(Vbc *v, uint64_t sector, uint32_t len, int fill)
     g_assert_cmpint(fd, >=, 0);
     g_assert_cmpint(pread(fd, buf, len, sector * VBC_SECTOR), ==, len);
     close(fd);
-    check_bytes(buf, len, sector * VBC_SECTOR, fill);
+    disk_pattern_check(buf, len, sector * VBC_SECTOR, fill);
 }
 
 /* Requests */
@@ -376,7 +352,7 @@ void vbc_check_unspecified(Vbc *v, uint64_t sector, uint32_t len, int fill)
 
         vbc_do(v, &r, VIRTIO_BLK_S_OK);
         qtest_bufread(v->qts, r.data, got, VBC_SECTOR);
-        vbc_pattern(old, VBC_SECTOR, r.sector * VBC_SECTOR, VBC_OLD);
+        disk_pattern(old, VBC_SECTOR, r.sector * VBC_SECTOR, VBC_OLD);
         is = memcmp(got, old, VBC_SECTOR) ? fill : VBC_OLD;
         vbc_check_data(v, &r, is);
         vbc_check_disk(v, r.sector, VBC_SECTOR, is);
@@ -780,7 +756,7 @@ static void create_image(Vbc *v)
     }
     fd = g_file_open_tmp("qtest-cancel.XXXXXX", &v->image, NULL);
     g_assert_cmpint(fd, >=, 0);
-    vbc_pattern(buf, VBC_DISK_SIZE, 0, VBC_OLD);
+    disk_pattern(buf, VBC_DISK_SIZE, 0, VBC_OLD);
     g_assert_cmpint(write(fd, buf, VBC_DISK_SIZE), ==, VBC_DISK_SIZE);
     close(fd);
 }

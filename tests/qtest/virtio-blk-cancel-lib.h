@@ -14,6 +14,7 @@
 #ifndef TESTS_QTEST_VIRTIO_BLK_CANCEL_LIB_H
 #define TESTS_QTEST_VIRTIO_BLK_CANCEL_LIB_H
 
+#include "disk-pattern.h"
 #include "hang-watch.h"
 #include "libqtest.h"
 #include "libqos/libqos-malloc.h"
@@ -47,8 +48,8 @@
 #define VBC_BEHIND_PORT         0x100   /* bus 1, slot 0, function 0 */
 #define VBC_HANGING             32      /* requests of vbc_hang_some() */
 
-/* Contents; vbc_pattern() */
-#define VBC_ZEROES              (-1)    /* nothing but zeroes */
+/* Contents; disk_pattern() */
+#define VBC_ZEROES              DISK_ZEROES
 #define VBC_OLD                 0       /* what the disk holds at first */
 #define VBC_POISON              0xd1    /* buffers nobody may touch */
 
@@ -357,9 +358,6 @@ uint8_t vbc_device_status(Vbc *v);
 
 /* The host features that QMP shows, as text. */
 char *vbc_host_features(Vbc *v);
-
-/* The contents called @fill, at @offset of the disk. */
-void vbc_pattern(uint8_t *buf, size_t len, uint64_t offset, int fill);
 
 /* A figure of query-blockstats */
 int64_t vbc_stat(Vbc *v, const char *name);

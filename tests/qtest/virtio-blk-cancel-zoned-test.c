@@ -144,7 +144,7 @@ static VbcReq append_req(Vbc *v, unsigned int index, int fill)
     };
 
     g_assert_cmphex(r.at % LEN, ==, 0);
-    vbc_pattern(buf, LEN, r.sector * VBC_SECTOR, fill);
+    disk_pattern(buf, LEN, r.sector * VBC_SECTOR, fill);
     qtest_bufwrite(v->qts, r.at, buf, LEN);
     return r;
 }
@@ -176,7 +176,7 @@ static void check_append(Vbc *v, VbcReq *r, uint64_t sector, int fill)
 
     /* The pattern is that of the sector the request named: the zone's first */
     vbc_do(v, &read, VIRTIO_BLK_S_OK);
-    vbc_pattern(want, LEN, r->sector * VBC_SECTOR, fill);
+    disk_pattern(want, LEN, r->sector * VBC_SECTOR, fill);
     qtest_bufread(v->qts, read.data, got, LEN);
     g_assert_cmpmem(got, LEN, want, LEN);
 }

@@ -218,7 +218,7 @@ static void create_image(Vsd *s)
     int fd = g_file_open_tmp("qtest-scsi.XXXXXX", &s->image, NULL);
 
     g_assert_cmpint(fd, >=, 0);
-    vbc_pattern(buf, VBC_DISK_SIZE, 0, VBC_OLD);
+    disk_pattern(buf, VBC_DISK_SIZE, 0, VBC_OLD);
     g_assert_cmpint(write(fd, buf, VBC_DISK_SIZE), ==, VBC_DISK_SIZE);
     close(fd);
 }
