@@ -142,6 +142,7 @@ struct BlkCancel {
     uint64_t seq;               /* of the request abandoned last */
     BlkCancelWaiterList parked;
     BlkCancelWaiterList for_buffer;
+    BlkCancelWaiterList for_end; /* of any that is abandoned */
     unsigned int waiting[WAIT__MAX];
     uint64_t charged;           /* bytes of buffer, idle ones included */
 

@@ -10,7 +10,8 @@
  * guest that tries again and again would fill threads, slots of a connection
  * and memory with them, until the part of the disk that works stops as well.
  * So a region of the disk where several hang takes no more, until one of them
- * has ended.  The rest of the disk goes on.
+ * has ended.  The rest of the disk goes on, until so many hang that the host's
+ * memory is at stake.
  */
 
 #include "qemu/osdep.h"
@@ -21,9 +22,6 @@
 
 /* Flushes do not hang because of some range. */
 #define REGION_FLUSH    UINT64_MAX
-
-/* When so many hang in all, a region that has one takes no more. */
-#define MANY_ABANDONED  1024
 
 /* Protected by BlkCancel.lock; exists while it has entries */
 typedef struct BlkCancelRegion {
@@ -86,7 +84,7 @@ static uint64_t region_number(BlkCancel *d, BlkCancelWaiter *w)
 static bool region_is_full_locked(BlkCancel *d, BlkCancelRegion *region)
 {
     bool tight = d->abandoned_cost > qatomic_read_u64(&d->budget) / 2 ||
-                 d->nr_abandoned >= MANY_ABANDONED;
+                 d->nr_abandoned >= d->opts.max_abandoned / 8;
 
     return region->nr_abandoned >= (tight ? 1 : d->opts.damper);
 }
@@ -137,12 +135,29 @@ static void coroutine_fn damper_co_pass(BlkCancel *d, BlkCancelWaiter *w)
         return;
     }
     qemu_mutex_lock(&d->lock);
+    while (d->nr_abandoned >= d->opts.max_abandoned) {
+        blk_cancel_co_wait_unlock(d, w, &d->for_end, WAIT_DAMPER);
+        if (w->req->canceled) {
+            return;
+        }
+        qemu_mutex_lock(&d->lock);
+    }
     region = g_hash_table_lookup(d->regions, &number);
     if (!region || !region_is_full_locked(d, region)) {
         qemu_mutex_unlock(&d->lock);
         return;
     }
     blk_cancel_co_wait_unlock(d, w, &region->waiters, WAIT_DAMPER);
+}
+
+/* Called with d->lock held. */
+static void wake_for_end_locked(BlkCancel *d, BlkCancelWaiterList *woken)
+{
+    BlkCancelWaiter *w;
+
+    while ((w = QTAILQ_FIRST(&d->for_end))) {
+        blk_cancel_unwait_locked(d, w, woken);
+    }
 }
 
 /*
@@ -226,6 +241,9 @@ void blk_cancel_leave_abandoned(BlkCancelReq *r)
         if (fences(r)) {
             interval_tree_remove(&r->range, &d->fences);
             fence_unblock_locked(r, &woken);
+        }
+        if (d->nr_abandoned < d->opts.max_abandoned) {
+            wake_for_end_locked(d, &woken);
         }
     }
     blk_cancel_wake(&woken);

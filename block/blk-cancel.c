@@ -502,10 +502,14 @@ static BlkCancel *blk_cancel_new(BlockBackend *blk,
         .regions = g_hash_table_new_full(g_int64_hash, g_int64_equal, NULL,
                                          g_free),
     };
+    if (!d->opts.max_abandoned) {
+        d->opts.max_abandoned = BLK_CANCEL_DEFAULT_MAX;
+    }
     qemu_mutex_init(&d->lock);
     QTAILQ_INIT(&d->abandoned);
     QTAILQ_INIT(&d->parked);
     QTAILQ_INIT(&d->for_buffer);
+    QTAILQ_INIT(&d->for_end);
     blk_cancel_stats_init(d);
     blk_cancel_register(d);
     blk_cancel_share_budget();
@@ -523,6 +527,7 @@ static void blk_cancel_free(BlkCancel *d)
     assert(QTAILQ_EMPTY(&d->abandoned));
     assert(QTAILQ_EMPTY(&d->parked));
     assert(QTAILQ_EMPTY(&d->for_buffer));
+    assert(QTAILQ_EMPTY(&d->for_end));
     for (int i = 0; i < BLK_CANCEL_CTX_BUCKETS; i++) {
         while ((ctx = QSLIST_FIRST(&d->ctxs[i]))) {
             QSLIST_REMOVE_HEAD(&d->ctxs[i], next);

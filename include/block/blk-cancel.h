@@ -24,6 +24,7 @@
 #define BLK_CANCEL_DEFAULT_BUDGET       (128 * MiB)
 #define BLK_CANCEL_DEFAULT_DAMPER       4
 #define BLK_CANCEL_DEFAULT_REGION       (4 * MiB)
+#define BLK_CANCEL_DEFAULT_MAX          8192
 
 /* What all disks of a machine may have together, and each of them for sure */
 #define BLK_CANCEL_MACHINE_BUDGET       (128 * MiB)
@@ -53,6 +54,13 @@ typedef struct BlkCancelOptions {
 
     /* Size of a region.  Ceph's objects and thin pools' chunks are as large. */
     uint64_t region;
+
+    /*
+     * While so many requests are abandoned in all, none is issued: each has a
+     * coroutine, which the budget does not count.  When an eighth of them are, a
+     * region with one takes no more.  0: BLK_CANCEL_DEFAULT_MAX.
+     */
+    unsigned int max_abandoned;
 } BlkCancelOptions;
 
 /* For a device model: its own budget, and limits that suit all. */

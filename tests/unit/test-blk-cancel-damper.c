@@ -159,6 +159,51 @@ static void test_tight(const RigVariant *v)
     rig_end(rig);
 }
 
+/*
+ * So many in all, each in a region of its own: nothing is issued any more, until
+ * one has ended; then all that waited go on.
+ */
+static void test_max(const RigVariant *v)
+{
+    BlkCancelOptions opts = {
+        .budget = RIG_DISK_SIZE, .damper = 2, .region = REGION,
+        .max_abandoned = 3,
+    };
+    Rig *rig = rig_new(v->mode, &opts);
+    RigReq *hung[3], *more[4];
+
+    for (int i = 0; i < 3; i++) {
+        hung[i] = rig_submit_block(rig, i % 2, v->op, i * OTHER);
+    }
+    rig_wait(rig_nr_held(rig) == 3);
+    for (int i = 0; i < 3; i++) {
+        rig_cancel(hung[i]);
+        rig_check_canceled(hung[i]);
+    }
+    for (int i = 0; i < 4; i++) {
+        more[i] = rig_submit_block(rig, i % 2, v->op, (3 + i) * OTHER);
+    }
+    rig_settle(rig);
+    rig_check_info(rig, 3, 0, 0, 4);
+    g_assert_cmpuint(rig_arrived(rig), ==, 3);
+    rig_cancel(more[3]);
+    rig_check_canceled(more[3]);
+    rig_check_info(rig, 3, 0, 0, 3);
+
+    rig_release(rig, v->op, 0);
+    rig_wait(rig_nr_held(rig) == 5);
+    rig_check_info(rig, 2, 0, 0, 0);
+    rig_release_all(rig);
+    for (int i = 0; i < 3; i++) {
+        rig_check_result(more[i], 0);
+        rig_req_free(hung[i]);
+    }
+    for (int i = 0; i < 4; i++) {
+        rig_req_free(more[i]);
+    }
+    rig_end(rig);
+}
+
 /* Flushes hang by themselves, and hold up nothing but flushes. */
 static void test_flush(const RigVariant *v)
 {
@@ -264,6 +309,7 @@ void add_damper_tests(void)
         rig_add_op("damper/region", ops[i], test_region);
         rig_add_op("damper/again", ops[i], test_again);
         rig_add_op("damper/all-go", ops[i], test_all_go);
+        rig_add_op("damper/max", ops[i], test_max);
         rig_add_op("error/failed", ops[i], test_failed);
     }
     rig_add_op("damper/tight", RIG_READ, test_tight);
