@@ -15,7 +15,7 @@
 #include "qapi/error.h"
 #include "qapi/qapi-commands-control.h"
 #include "qapi/qapi-commands-migration.h"
-#include "qapi/qapi-commands-run-state.h"
+#include "qapi/qapi-commands-block-hung.h"
 #include "qapi/qapi-events-run-state.h"
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"
