@@ -28,13 +28,15 @@ static HoldNeed hold_hmp_line(const char *line)
 
     monitor_data_init(&quiet.common, false, true, false);
     cmd = monitor_parse_command(&quiet, line, &line, hmp_cmds);
-    if (cmd) {
-        g_autofree char *name = g_strndup(cmd->name, strcspn(cmd->name, "|"));
-
-        if (hold_needs_args(name)) {
+    if (cmd && cmd->flags) {
+        if (strchr(cmd->flags, 'f')) {
+            need = HOLD_FLUSH;
+        } else if (strchr(cmd->flags, 'd')) {
+            need = HOLD_DRAIN;
+        } else if (strchr(cmd->flags, 'k')) {
             args = monitor_parse_arguments(&quiet.common, &line, cmd);
+            need = args ? hold_by_args(args) : HOLD_NOT;
         }
-        need = hold_by_command(name, args);
     }
     monitor_data_destroy(&quiet.common);
     return need;

@@ -10,18 +10,15 @@
 #include "monitor-internal.h"
 #include "qapi/qmp-registry.h"
 
+/* Declared by a feature in the QAPI schema, or a flag in hmp-commands.hx */
 typedef enum HoldNeed {
     HOLD_NOT,
-    HOLD_DRAIN,                 /* drains, or changes the graph */
-    HOLD_FLUSH,                 /* and flushes */
+    HOLD_DRAIN,                 /* drain, 'd' */
+    HOLD_FLUSH,                 /* drain-flush, 'f' */
 } HoldNeed;
 
-/*
- * What a command of QMP or of the human monitor needs.  @args may be NULL if
- * not hold_needs_args().
- */
-HoldNeed hold_by_command(const char *name, const QDict *args);
-bool hold_needs_args(const char *name);
+/* For drain-disk and 'k': what a command with these arguments needs. */
+HoldNeed hold_by_args(const QDict *args);
 
 /* Of a whole line of the human monitor; NULL if there is none. */
 extern HoldNeed (*hold_by_line)(const char *line);

@@ -3,37 +3,41 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * A command that drains disks or changes the block graph, and is not in
- * monitor/hold.c, freezes the machine while storage hangs.  So one that is new
- * must be added to one of the lists here, by somebody who has looked what it
- * does.
+ * A command that drains disks or changes the block graph, and does not say so,
+ * freezes the machine while storage hangs.  So one that is new must be added to
+ * one of the lists here, by somebody who has looked what it does.
  */
 
 #include "qemu/osdep.h"
 #include "qobject/qdict.h"
 #include "qobject/qlist.h"
+#include "qobject/qstring.h"
 #include "blk-hold-test.h"
 #include "gate-patience.h"
 #include "virtio-blk-cancel-lib.h"
 
-/* It does: it is refused while storage hangs, without arguments as well */
+/* It always drains, or changes the graph: refused, also without arguments */
 static const char *const drain[] = {
-    "block-commit", "block-dirty-bitmap-add", "block-dirty-bitmap-remove",
-    "block-export-add", "block-job-complete", "block-job-dismiss",
-    "block-job-finalize", "block-stream", "block_resize",
-    "block_set_io_throttle", "blockdev-backup", "blockdev-change-medium",
-    "blockdev-close-tray", "blockdev-create", "blockdev-del",
-    "blockdev-insert-medium", "blockdev-mirror", "blockdev-open-tray",
-    "blockdev-remove-medium", "blockdev-reopen", "blockdev-set-active",
-    "blockdev-snapshot", "blockdev-snapshot-delete-internal-sync",
-    "blockdev-snapshot-internal-sync", "blockdev-snapshot-sync",
-    "change-backing-file", "drive-backup", "drive-mirror",
-    "dump-guest-memory", "eject", "job-complete", "job-dismiss",
-    "job-finalize", "nbd-server-add", "nbd-server-stop", "stop",
-    "transaction", "x-blockdev-amend", "x-blockdev-change",
+    "block-dirty-bitmap-add", "block-dirty-bitmap-remove", "block-export-add",
+    "block-job-complete", "block-job-dismiss", "block-job-finalize",
+    "block-stream", "block_set_io_throttle", "blockdev-backup",
+    "blockdev-close-tray", "blockdev-create", "blockdev-insert-medium",
+    "blockdev-mirror", "drive-backup", "drive-mirror", "job-complete",
+    "job-dismiss", "job-finalize", "nbd-server-add", "nbd-server-stop",
     "x-blockdev-set-iothread", "x-colo-lost-heartbeat",
-    "xen-colo-do-checkpoint", "xen-save-devices-state",
-    "xen-set-replication",
+    "xen-colo-do-checkpoint", "xen-set-replication",
+    NULL
+};
+
+/* The same, and it flushes */
+static const char *const drain_flush[] = {
+    "block-commit", "block_resize", "blockdev-change-medium", "blockdev-del",
+    "blockdev-open-tray", "blockdev-remove-medium", "blockdev-reopen",
+    "blockdev-set-active", "blockdev-snapshot",
+    "blockdev-snapshot-delete-internal-sync",
+    "blockdev-snapshot-internal-sync", "blockdev-snapshot-sync",
+    "change-backing-file", "dump-guest-memory", "eject", "stop", "transaction",
+    "x-blockdev-amend", "x-blockdev-change", "xen-save-devices-state",
     NULL
 };
 
@@ -90,7 +94,7 @@ static const char *const never[] = {
     NULL
 };
 
-/* The same of the human monitor */
+/* The same of the human monitor; these are refused without arguments, too */
 static const char *const hmp_drain[] = {
     "block_job_complete", "block_resize", "block_set_io_throttle",
     "block_stream", "change", "commit", "delvm", "drive_add", "drive_backup",
@@ -135,10 +139,43 @@ static bool is_in(const char *const *list, const char *name)
     return g_strv_contains(list, name);
 }
 
-static bool is_known(const char *name)
+static bool has_feature(QDict *command, const char *name)
 {
-    return is_in(drain, name) || is_in(drain_disk, name) ||
-           is_in(never, name) || g_str_has_prefix(name, "query-");
+    QList *features = qdict_get_qlist(command, "features");
+    QListEntry *entry;
+
+    if (!features) {
+        return false;
+    }
+    QLIST_FOREACH_ENTRY(features, entry) {
+        QString *s = qobject_to(QString, qlist_entry_obj(entry));
+
+        if (g_str_equal(qstring_get_str(s), name)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void check_command(QDict *command)
+{
+    const char *name = qdict_get_str(command, "name");
+    bool known = is_in(drain, name) || is_in(drain_flush, name) ||
+                 is_in(drain_disk, name) || is_in(never, name) ||
+                 g_str_has_prefix(name, "query-");
+
+    if (!known) {
+        g_test_message("Does \"%s\" drain disks, or change the graph?  Give it "
+                       "a feature if it does, and add it to a list here", name);
+        g_test_fail();
+        return;
+    }
+    g_test_message("%s", name);
+    g_assert_cmpint(has_feature(command, "drain"), ==, is_in(drain, name));
+    g_assert_cmpint(has_feature(command, "drain-flush"), ==,
+                    is_in(drain_flush, name));
+    g_assert_cmpint(has_feature(command, "drain-disk"), ==,
+                    is_in(drain_disk, name));
 }
 
 static void check_refused(Vbc *v, const char *name)
@@ -174,12 +211,8 @@ static void test_schema(const void *base)
         if (!g_str_equal(qdict_get_str(item, "meta-type"), "command")) {
             continue;
         }
-        if (!is_known(name)) {
-            g_test_message("Does \"%s\" drain disks, or change the graph?  Add "
-                           "it to monitor/hold.c if it does, and to a list here",
-                           name);
-            g_test_fail();
-        } else if (is_in(drain, name)) {
+        check_command(item);
+        if (is_in(drain, name) || is_in(drain_flush, name)) {
             check_refused(v, name);
         }
     }
@@ -198,9 +231,8 @@ static void check_hmp_command(Vbc *v, const char *name)
         return;
     }
     if (!is_in(hmp_drain, name)) {
-        g_test_message("Does \"%s\" drain disks, or change the graph?  Add "
-                       "it to monitor/hold.c if it does, and to a list here",
-                       name);
+        g_test_message("Does \"%s\" drain disks, or change the graph?  Give it "
+                       "a flag if it does, and add it to a list here", name);
         g_test_fail();
         return;
     }
