@@ -7,9 +7,17 @@
 #
 #   . guest-driver/lib/debug.sh       (after guest-driver/lib/kernel.sh)
 #   debug_kernel_get                  as kernel_get does for the others
+#
+# HZ is 250 as in Debian's; DEBUG_KERNEL_HZ=1000 is another kernel.
 
-debug_config=$here/debug.config
+debug_hz=${DEBUG_KERNEL_HZ:-250}
 debug_suffix=-debug
+
+# The configuration
+debug_config() {
+    cat "$here/debug.config"
+    printf 'CONFIG_HZ_%s=y\n' "$debug_hz"
+}
 
 # debug_kernel_build DIR: fills DIR.  A subshell, for its working directory.
 debug_kernel_build() (
@@ -27,12 +35,13 @@ debug_kernel_build() (
     make=(env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL -u KBUILD_OUTPUT -u ARCH
           make -s -C source -j"${DEBUG_KERNEL_JOBS:-$(nproc)}"
           "CC=${CC:-gcc}" "LOCALVERSION=$debug_suffix")
-    "${make[@]}" KCONFIG_ALLCONFIG="$debug_config" allnoconfig > log 2>&1 || {
+    debug_config > config
+    "${make[@]}" KCONFIG_ALLCONFIG="$PWD/config" allnoconfig > log 2>&1 || {
         cat log >&2
         die "make allnoconfig failed"
     }
     # Kconfig drops in silence what lacks what it depends on
-    missing=$(grep '^CONFIG_' "$debug_config" | grep -vxFf source/.config || :)
+    missing=$(grep '^CONFIG_' config | grep -vxFf source/.config || :)
     [ -z "$missing" ] || die "this Linux does not take: ${missing//$'\n'/ }"
 
     say "building it (1300 files, 20 minutes with two free CPUs, once)"
@@ -56,7 +65,7 @@ debug_kernel_build() (
 debug_kernel_get() {
     local base=$PROJECT_CACHE/linux-6.12-debug dir suite version release
     kernel_series=6.12
-    dir=$base/$(sha256sum "$debug_config" | cut -c1-16)
+    dir=$base/$(debug_config | sha256sum | cut -c1-16)
     mkdir -p "$base"
     exec {kernel_lock}> "$base/lock"
     flock "$kernel_lock"
