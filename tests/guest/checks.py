@@ -5,6 +5,7 @@ import errno
 
 from harness.guest import Disk
 from harness.patterns import BLOCK, seed_at
+from harness.process import wait_until
 
 # Seconds. Short, because most tests wait for it.
 IO_TIMEOUT = 3
@@ -123,3 +124,12 @@ def check_many(rig, server, guest, count):
 
     store(guest, "disk", seed=4, count=count)
     assert seeds(server.images["disk"], count=count) == {4}
+
+
+def assert_works(disk, seed=9):
+    """The disk does what a disk does, and the device has nothing left."""
+    assert_fine(disk.io("write", seed=seed, count=8).results())
+    assert_fine(disk.io("read", count=8).results(), seed=seed)
+    assert_fine(disk.io("fsync").results())
+    wait_until(lambda: not disk.get("busy"), "all requests to be back")
+    assert disk.get("resets") == disk.resets, "the driver has reset the device"

@@ -73,3 +73,19 @@ def need_loop():
     reason = why_no_loop()
     if reason:
         pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def the_guest(request, build):
+    """A guest without disks, for all tests of a file."""
+    with Rig(build, build.work / "logs" / request.module.__name__) as rig:
+        yield rig.launch().wait_booted()
+
+
+@pytest.fixture
+def guest(the_guest):
+    """The same, and whether its kernel has complained during this test."""
+    before = len(the_guest.complaints())
+    yield the_guest
+    new = the_guest.complaints()[before:]
+    assert not new, f"the guest's kernel said: {new}"

@@ -27,11 +27,27 @@
  *   config       writing to it announces a change of the configuration
  *   suspend      writing to it suspends the driver and resumes it
  *   bad_used     the next buffer is used under a wrong name
+ *   broken       writing to it breaks all virtqueues, as a bus does that misses
+ *                the device
  *   sectors      the capacity
+ *   poison       the sector whose requests make the device need a reset
+ *   no_vqs       as often there is no virtqueue to be had
+ *   offer        how many virtqueues it says that it has
+ *   bus_reset    writing to it resets the device as a bus does
+ *   bad_reports  as many reports of zones fail
+ *   submit       writing "WHAT DISK" to it does to a disk what no program can:
+ *                  append    a zone append, which never succeeds here
+ *                  report    a report of zones
+ *                  failfast  two reads that are one request, both failfast
+ *                  mixed     the same, but one is not
+ *                reading gives what became of it, "errno sector"; "-" before
  *
  * What it has seen, for reading: cancels, resets, held, busy (requests with the
- * device), largest (discard or write zeroes, in sectors), wce, queues.
+ * device), largest (discard or write zeroes, in sectors), wce, queues, early
+ * (notifications while the driver is not ready), poisoned (requests).
  */
+#include <linux/blkdev.h>
+#include <linux/file.h>
 #include <linux/list.h>
 #include <linux/module.h>
 #include <linux/slab.h>
@@ -49,6 +65,8 @@
 #define MAX_SEGS	126
 #define NAME		"fake"
 #define MAX_CLEAR	4194303		/* sectors, as QEMU has it */
+#define ZONE_SECTORS	8192
+#define NO_SECTOR	0xbadbadbadULL	/* of an append that fails */
 
 /* As on the wire; spelled out, so that the module builds with any header */
 #define F_CANCEL	50
@@ -76,6 +94,7 @@ struct fake_req {
 	unsigned long due;		/* in jiffies */
 	struct header hdr;
 	u8 *status;
+	void *trailer;			/* the buffer that the status ends */
 	unsigned int num_bufs;
 	struct buffer bufs[MAX_SEGS];
 };
@@ -113,11 +132,19 @@ module_param(disk_sectors, ulong, 0444);
 
 static bool mute;
 module_param(mute, bool, 0644);
-static uint slow, deaf, bad_used;
+static ulong poison = ULONG_MAX;
+module_param(poison, ulong, 0644);
+static bool zoned;
+module_param(zoned, bool, 0444);
+static uint slow, deaf, bad_used, no_vqs, bad_reports;
+module_param(no_vqs, uint, 0644);
+module_param(bad_reports, uint, 0644);
 module_param(slow, uint, 0644);
 module_param(deaf, uint, 0644);
 module_param(bad_used, uint, 0644);
-static uint cancels, resets, held, busy, largest;
+static uint cancels, resets, held, busy, largest, early, poisoned;
+module_param(early, uint, 0444);
+module_param(poisoned, uint, 0444);
 module_param(cancels, uint, 0444);
 module_param(resets, uint, 0444);
 module_param(held, uint, 0444);
@@ -230,6 +257,15 @@ static int suspend_set(const char *val, const struct kernel_param *kp)
 static const struct kernel_param_ops suspend_ops = { .set = suspend_set };
 module_param_cb(suspend, &suspend_ops, NULL, 0200);
 
+static int broken_set(const char *val, const struct kernel_param *kp)
+{
+	virtio_break_device(&fake.vdev);
+	return 0;
+}
+
+static const struct kernel_param_ops broken_ops = { .set = broken_set };
+module_param_cb(broken, &broken_ops, NULL, 0200);
+
 static int sectors_set(const char *val, const struct kernel_param *kp)
 {
 	unsigned long sectors;
@@ -245,6 +281,127 @@ static int sectors_set(const char *val, const struct kernel_param *kp)
 
 static const struct kernel_param_ops sectors_ops = { .set = sectors_set };
 module_param_cb(sectors, &sectors_ops, NULL, 0200);
+
+static int offer_set(const char *val, const struct kernel_param *kp)
+{
+	u16 num;
+	int err = kstrtou16(val, 0, &num);
+
+	if (!err)
+		fake.config.num_queues = cpu_to_virtio16(&fake.vdev, num);
+	return err;
+}
+
+static const struct kernel_param_ops offer_ops = { .set = offer_set };
+module_param_cb(offer, &offer_ops, NULL, 0200);
+
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 0, 0)
+static int bus_reset_set(const char *val, const struct kernel_param *kp)
+{
+	return virtio_device_reset_prepare(&fake.vdev) ?:
+	       virtio_device_reset_done(&fake.vdev);
+}
+
+static const struct kernel_param_ops bus_reset_ops = { .set = bus_reset_set };
+module_param_cb(bus_reset, &bus_reset_ops, NULL, 0200);
+#endif
+
+/* What "submit" has under way */
+static struct {
+	struct file *file;
+	void *data;
+	atomic_t bios;
+	blk_status_t status;		/* of the last that failed */
+	sector_t sector;		/* where the last one says that it was */
+} submitted;
+
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 9, 0)
+static void submitted_end(struct bio *bio)
+{
+	if (bio->bi_status)
+		submitted.status = bio->bi_status;
+	submitted.sector = bio->bi_iter.bi_sector;
+	bio_put(bio);
+	if (!atomic_dec_and_test(&submitted.bios))
+		return;
+	fput(submitted.file);
+	kfree(submitted.data);
+}
+
+static void submit(struct block_device *bdev, blk_opf_t opf, sector_t sector)
+{
+	struct bio *bio = bio_alloc(bdev, 1, opf, GFP_KERNEL);
+
+	bio->bi_iter.bi_sector = sector;
+	bio->bi_end_io = submitted_end;
+	__bio_add_page(bio, virt_to_page(submitted.data), PAGE_SIZE,
+		       offset_in_page(submitted.data));
+	submit_bio(bio);
+}
+
+static int ignore_zone(struct blk_zone *zone, unsigned int idx, void *data)
+{
+	return 0;
+}
+
+static int submit_set(const char *val, const struct kernel_param *kp)
+{
+	struct block_device *bdev;
+	char what[12], path[32];
+	struct blk_plug plug;
+	int err;
+
+	if (sscanf(val, "%11s %31s", what, path) != 2)
+		return -EINVAL;
+	if (atomic_read(&submitted.bios))
+		return -EBUSY;
+	submitted.status = BLK_STS_OK;
+	submitted.file = bdev_file_open_by_path(path, BLK_OPEN_READ |
+						BLK_OPEN_WRITE, NULL, NULL);
+	if (IS_ERR(submitted.file))
+		return PTR_ERR(submitted.file);
+	bdev = file_bdev(submitted.file);
+
+	if (!strcmp(what, "report")) {
+		err = blkdev_report_zones(bdev, 0, 1, ignore_zone, NULL);
+		fput(submitted.file);
+		return min(err, 0);
+	}
+
+	submitted.data = kzalloc(PAGE_SIZE, GFP_KERNEL | __GFP_NOFAIL);
+	atomic_set(&submitted.bios, !strcmp(what, "append") ? 1 : 2);
+	blk_start_plug(&plug);
+	if (!strcmp(what, "append")) {
+		submit(bdev, REQ_OP_ZONE_APPEND, 0);
+	} else {
+		submit(bdev, REQ_OP_READ | REQ_FAILFAST_DEV, 0);
+		submit(bdev, REQ_OP_READ | (strcmp(what, "mixed") ?
+					    REQ_FAILFAST_DEV : 0),
+		       PAGE_SIZE / 512);
+	}
+	blk_finish_plug(&plug);
+	return 0;
+}
+#else
+static int submit_set(const char *val, const struct kernel_param *kp)
+{
+	return -EOPNOTSUPP;
+}
+#endif
+
+static int submit_get(char *buf, const struct kernel_param *kp)
+{
+	if (atomic_read(&submitted.bios))
+		return sprintf(buf, "-\n");
+	return sprintf(buf, "%d %llu\n",
+		       -blk_status_to_errno(submitted.status),
+		       (unsigned long long)submitted.sector);
+}
+
+static const struct kernel_param_ops submit_ops = {
+	.set = submit_set, .get = submit_get
+};
+module_param_cb(submit, &submit_ops, NULL, 0644);
 
 static int wce_get(char *buf, const struct kernel_param *kp)
 {
@@ -292,7 +449,8 @@ static struct fake_req *fetch(struct fake_vq *vq)
 			memcpy(&req->hdr, map(desc->addr),
 			       min_t(size_t, len, sizeof(req->hdr)));
 		} else if (!(flags & VRING_DESC_F_NEXT)) {
-			req->status = map(desc->addr) + len - 1;
+			req->trailer = map(desc->addr);
+			req->status = req->trailer + len - 1;
 		} else if (!WARN_ON(req->num_bufs == MAX_SEGS)) {
 			req->bufs[req->num_bufs].data = map(desc->addr);
 			req->bufs[req->num_bufs++].len = len;
@@ -353,6 +511,73 @@ static u8 clear(struct fake_req *req)
 	return VIRTIO_BLK_S_OK;
 }
 
+#ifdef VIRTIO_BLK_F_ZONED
+static bool is_zoned(void)
+{
+	return zoned;
+}
+
+/* All zones are empty, whatever was written. */
+static u8 report_zones(struct fake_req *req)
+{
+	unsigned int first = le64_to_cpu(req->hdr.sector) / ZONE_SECTORS;
+	unsigned int num = disk_sectors / ZONE_SECTORS - first, i;
+	struct virtio_blk_zone_report *report;
+	size_t len = struct_size(report, zones, num), done;
+
+	if (bad_reports) {
+		bad_reports--;
+		return VIRTIO_BLK_S_IOERR;
+	}
+	report = kzalloc(len, GFP_KERNEL | __GFP_NOFAIL);
+	report->nr_zones = cpu_to_virtio64(&fake.vdev, num);
+	for (i = 0; i < num; i++) {
+		u64 start = (u64)(first + i) * ZONE_SECTORS;
+
+		report->zones[i].z_cap = cpu_to_virtio64(&fake.vdev,
+							 ZONE_SECTORS);
+		report->zones[i].z_start = cpu_to_virtio64(&fake.vdev, start);
+		report->zones[i].z_wp = cpu_to_virtio64(&fake.vdev, start);
+		report->zones[i].z_type = VIRTIO_BLK_ZT_SWR;
+		report->zones[i].z_state = VIRTIO_BLK_ZS_EMPTY;
+	}
+	for (i = 0, done = 0; i < req->num_bufs && done < len; i++) {
+		size_t n = min_t(size_t, len - done, req->bufs[i].len);
+
+		memcpy(req->bufs[i].data, (void *)report + done, n);
+		done += n;
+	}
+	kfree(report);
+	return VIRTIO_BLK_S_OK;
+}
+
+static void set_zones(struct virtio_blk_config *config)
+{
+	config->zoned.zone_sectors = cpu_to_virtio32(&fake.vdev, ZONE_SECTORS);
+	config->zoned.max_append_sectors = cpu_to_virtio32(&fake.vdev, 8);
+	config->zoned.write_granularity = cpu_to_virtio32(&fake.vdev, 512);
+	config->zoned.model = VIRTIO_BLK_Z_HM;
+}
+#else
+#define VIRTIO_BLK_F_ZONED		17
+#define VIRTIO_BLK_T_ZONE_APPEND	15
+#define VIRTIO_BLK_T_ZONE_REPORT	16
+
+static bool is_zoned(void)
+{
+	return false;
+}
+
+static u8 report_zones(struct fake_req *req)
+{
+	return VIRTIO_BLK_S_UNSUPP;
+}
+
+static void set_zones(struct virtio_blk_config *config)
+{
+}
+#endif
+
 static bool takes_long(u32 type)
 {
 	return type == VIRTIO_BLK_T_FLUSH || type == VIRTIO_BLK_T_DISCARD ||
@@ -373,6 +598,13 @@ static u8 execute(struct fake_req *req)
 	}
 	if (type == VIRTIO_BLK_T_DISCARD || type == VIRTIO_BLK_T_WRITE_ZEROES)
 		return clear(req);
+	if (type == VIRTIO_BLK_T_ZONE_REPORT)
+		return report_zones(req);
+	if (type == VIRTIO_BLK_T_ZONE_APPEND) {
+		/* Whatever the driver takes for the place is wrong. */
+		*(__le64 *)req->trailer = cpu_to_le64(NO_SECTOR);
+		return VIRTIO_BLK_S_IOERR;
+	}
 	if (type > VIRTIO_BLK_T_OUT)
 		return VIRTIO_BLK_S_UNSUPP;
 
@@ -420,10 +652,18 @@ static void serve(struct fake_vq *vq)
 	struct fake_req *req, *next;
 	bool used = false;
 
-	while ((req = fetch(vq))) {
+	while (!wrong_status && (req = fetch(vq))) {
 		u32 type = le32_to_cpu(req->hdr.type);
 
-		if (type == T_CANCEL) {
+		if (type <= VIRTIO_BLK_T_OUT &&
+		    le64_to_cpu(req->hdr.sector) == poison) {
+			poisoned++;
+			list_add_tail(&req->node, &vq->held);
+			held++;
+			wrong_status = VIRTIO_CONFIG_S_NEEDS_RESET;
+			virtio_config_changed(&fake.vdev);
+			break;
+		} else if (type == T_CANCEL) {
 			do_cancel(vq, req);
 		} else if (slow && takes_long(type)) {
 			req->slow = true;
@@ -443,6 +683,8 @@ static void serve(struct fake_vq *vq)
 		used = true;
 	}
 	list_for_each_entry_safe(req, next, &vq->held, node) {
+		if (wrong_status)
+			break;
 		if (req->slow && time_before(jiffies, req->due)) {
 			schedule_delayed_work(&fake.later,
 					      req->due - jiffies + 1);
@@ -528,6 +770,8 @@ static void fake_reset(struct virtio_device *vdev)
 
 static bool fake_notify(struct virtqueue *vq)
 {
+	if (!(READ_ONCE(fake.status) & VIRTIO_CONFIG_S_DRIVER_OK))
+		early++;
 	if (deaf)
 		deaf--;
 	else
@@ -566,6 +810,10 @@ static int fake_find_vqs(struct virtio_device *vdev, unsigned int nvqs,
 {
 	unsigned int i;
 
+	if (no_vqs) {
+		no_vqs--;
+		return -ENOENT;
+	}
 	for (i = 0; i < nvqs; i++) {
 		struct virtqueue *vq;
 
@@ -600,6 +848,7 @@ static u64 fake_get_features(struct virtio_device *vdev)
 	       BIT_ULL(VIRTIO_BLK_F_CONFIG_WCE) |
 	       BIT_ULL(VIRTIO_BLK_F_DISCARD) |
 	       BIT_ULL(VIRTIO_BLK_F_WRITE_ZEROES) |
+	       (is_zoned() ? BIT_ULL(VIRTIO_BLK_F_ZONED) : 0) |
 	       (features_off & 1 ? 0 : BIT_ULL(F_CANCEL)) |
 	       (features_off & 2 ? 0 : BIT_ULL(VIRTIO_RING_F_INDIRECT_DESC));
 }
@@ -646,6 +895,8 @@ static int __init fake_init(void)
 	fake.config.max_write_zeroes_sectors =
 		cpu_to_virtio32(&fake.vdev, MAX_CLEAR);
 	fake.config.max_write_zeroes_seg = cpu_to_virtio32(&fake.vdev, 1);
+
+	set_zones(&fake.config);
 
 	fake.disk = vzalloc(disk_sectors * 512);
 	if (!fake.disk)

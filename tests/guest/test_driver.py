@@ -6,19 +6,13 @@ The device is fake-blk.c, a module in the guest; one guest serves all tests.
 """
 
 import errno
-from contextlib import contextmanager, suppress
 
 import pytest
 
-from checks import assert_fine, assert_timed_out
-from harness.fake import PARAMETERS, FakeDisk
-from harness.guest import GuestGone
-from harness.process import Timeout, wait_until
-from harness.rig import Rig
+from checks import assert_fine, assert_timed_out, assert_works
+from harness.fake import IO_TIMEOUT, PARAMETERS, Messages, fake
+from harness.process import wait_until
 
-# Seconds; the block layer adds up to 1.2, and the driver one more before it
-# gives a request up.
-IO_TIMEOUT = 1
 FOR_EVER = {"max_timeouts": 0}
 
 NO_CANCEL = 1       # fake-blk's features_off
@@ -27,64 +21,6 @@ NO_INDIRECT = 2
 MANY = 64
 LARGE = 128 << 20
 NO_ANSWER = "no answer for"
-
-
-@pytest.fixture(scope="module")
-def the_guest(build):
-    """A guest without disks."""
-    with Rig(build, build.work / "logs" / "test_driver") as rig:
-        yield rig.launch().wait_booted()
-
-
-@pytest.fixture
-def guest(the_guest):
-    """The same, and whether its kernel has complained during this test."""
-    before = len(the_guest.complaints())
-    yield the_guest
-    new = the_guest.complaints()[before:]
-    assert not new, f"the guest's kernel said: {new}"
-
-
-@contextmanager
-def fake(guest, driver=None, **device):
-    """The device with our driver; in the end both can be removed."""
-    guest.load_driver(**{"io_timeout": IO_TIMEOUT, **(driver or {})})
-    disk = FakeDisk(guest, **device)
-    try:
-        yield disk
-    except BaseException:
-        # So that the next test has its chance
-        with suppress(Timeout, RuntimeError, GuestGone):
-            disk.set(hold="N", cancel="obey", mute="N", status=0, slow=0)
-            disk.remove()
-        raise
-    disk.remove()
-
-
-class Messages:
-    """What the driver says from now on."""
-
-    def __init__(self, guest):
-        self._guest = guest
-        self._before = len(guest.kernel_log())
-
-    def count(self, what):
-        """In how many lines it has said this."""
-        return sum(what in line
-                   for line in self._guest.kernel_log()[self._before:])
-
-    def wait(self, what, timeout=60):
-        """Wait until it has said this."""
-        wait_until(lambda: self.count(what), f"'{what}'", timeout)
-
-
-def assert_works(disk, seed=9):
-    """The disk does what a disk does, and the device has nothing left."""
-    assert_fine(disk.io("write", seed=seed, count=8).results())
-    assert_fine(disk.io("read", count=8).results(), seed=seed)
-    assert_fine(disk.io("fsync").results())
-    wait_until(lambda: not disk.get("busy"), "all requests to be back")
-    assert disk.get("resets") == disk.resets, "the driver has reset the device"
 
 
 def assert_waits(io, guest, seconds):
@@ -261,6 +197,69 @@ def test_read_ahead(guest):
         disk.set(hold="N")
         reader.wait()
         assert_works(disk)
+
+
+def submit(guest, disk, what):
+    """Do to the disk what no program can; see fake-blk.c."""
+    disk.set(submit=f"'{what} /dev/{guest.disk('fake')}'")
+
+
+def submitted(guest):
+    """What became of that: errno and sector; not yet known: nothing."""
+    words = guest.run(f"cat {PARAMETERS}/submit").split()
+    return [int(word) for word in words if word != "-"]
+
+
+def test_mixed_merge(guest):
+    """A request is given up if all that is in it would be sent elsewhere."""
+    with fake(guest, FOR_EVER) as disk:
+        disk.set(hold="Y")
+        submit(guest, disk, "failfast")
+        disk.wait("busy", 1)
+        wait_until(lambda: submitted(guest), "the request to be given up")
+        assert submitted(guest)[0] == errno.ETIMEDOUT
+        before = disk.get("cancels")
+        submit(guest, disk, "mixed")
+        disk.wait("busy", 1)
+        guest.run(f"sleep {IO_TIMEOUT * 5}")
+        assert disk.get("held") == 1
+        assert disk.get("cancels") == before
+        disk.set(hold="N")
+        wait_until(lambda: submitted(guest), "the request to be back")
+        assert submitted(guest)[0] == 0
+        assert_works(disk)
+
+
+def test_failed_append(guest):
+    """Where a zone append that failed has gone is not for the driver to say."""
+    messages = Messages(guest)
+    with fake(guest, zoned="Y") as disk:
+        submit(guest, disk, "append")
+        wait_until(lambda: submitted(guest), "the request to be back")
+        assert submitted(guest)[0] == errno.EIO
+        messages.wait("I/O error, dev")
+        assert messages.count("sector 0 op") == 1, guest.kernel_log()[-5:]
+
+
+def test_report_of_nothing(guest):
+    """A report of zones that never reached the device is an error."""
+    with fake(guest, FOR_EVER, zoned="Y") as disk:
+        submit(guest, disk, "report")
+        disk.set(broken=1)
+        with pytest.raises(RuntimeError, match="Input/output error"):
+            submit(guest, disk, "report")
+
+
+def test_probe_fails(guest):
+    """What the driver has set up is stopped before it is taken down."""
+    guest.load_driver()
+    # One is the bus', when the device is there, and one the driver's.
+    guest.run("insmod /lib/modules/test/fake_blk.ko zoned=Y bad_reports=9")
+    try:
+        assert not guest.run("ls /sys/block | grep ^vd || :")
+        assert guest.run(f"cat {PARAMETERS}/resets") == "2"
+    finally:
+        guest.run("rmmod fake_blk; rmmod virtio_blk")
 
 
 @pytest.mark.parametrize("driver, device", [

@@ -1,10 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The device in fake-blk.c: a disk in the guest that goes wrong on command."""
 
+from contextlib import contextmanager, suppress
+
 from . import process
+from .guest import GuestGone
 
 NAME = "fake"
 PARAMETERS = "/sys/module/fake_blk/parameters"
+
+# Seconds; the block layer adds up to 1.2, and the driver one more before it
+# gives a request up.
+IO_TIMEOUT = 1
 
 
 class FakeDisk:
@@ -51,3 +58,38 @@ class FakeDisk:
         """Take the device away, then the driver."""
         self._guest.run("rmmod fake_blk", timeout)
         self._guest.run("rmmod virtio_blk", timeout)
+
+
+@contextmanager
+def fake(guest, driver=None, **device):
+    """The device with our driver; in the end both can be removed."""
+    guest.run("cd /lib/modules/test; [ ! -e virtio_next.ko ] || "
+              "[ -e /sys/module/virtio_next ] || insmod virtio_next.ko")
+    guest.load_driver(**{"io_timeout": IO_TIMEOUT, **(driver or {})})
+    disk = FakeDisk(guest, **device)
+    try:
+        yield disk
+    except BaseException:
+        # So that the next test has its chance
+        with suppress(process.Timeout, RuntimeError, GuestGone):
+            disk.set(hold="N", cancel="obey", mute="N", status=0, slow=0)
+            disk.remove()
+        raise
+    disk.remove()
+
+
+class Messages:
+    """What the driver says from now on."""
+
+    def __init__(self, guest):
+        self._guest = guest
+        self._before = len(guest.kernel_log())
+
+    def count(self, what):
+        """In how many lines it has said this."""
+        return sum(what in line
+                   for line in self._guest.kernel_log()[self._before:])
+
+    def wait(self, what, timeout=60):
+        """Wait until it has said this."""
+        process.wait_until(lambda: self.count(what), f"'{what}'", timeout)
