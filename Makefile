@@ -29,7 +29,7 @@ setup: setup-packages
 	@./configure --refresh --build-dir=$(BUILD)
 
 tests: build
-	@ninja -C $(BUILD) qemu-tests.stamp hold-fs guest-6.1.stamp guest-7.3.stamp
+	@ninja -C $(BUILD) qemu-tests.stamp hold-fs guest-6.1.stamp guest-7.3.stamp guest-recovery.stamp
 
 check: tests
 	@scripts/check --build-dir $(BUILD) $(SUITE:%=--suite %) $(TEST)

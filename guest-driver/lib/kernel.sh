@@ -13,6 +13,8 @@
 #                       onto the driver, in order) and kernel_places (headers,
 #                       for root_enter)
 #   kernel_module DIR   builds DIR/drivers/block/virtio_blk.c there
+#   kernel_next DIR     builds DIR/virtio_next.ko, virtio_blk.ko and fake_blk.ko,
+#                       from a DIR with the second series as well
 #   kernel_make DIR     builds whatever modules DIR/Kbuild names
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -22,7 +24,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 . "$here/lib/root.sh"
 
 # The layout of the cache, and what is kept of the source
-kernel_layout=2
+kernel_layout=3
 kernel_files=(
     drivers/block/virtio_blk.c
     include/uapi/linux/virtio_blk.h
@@ -31,9 +33,20 @@ kernel_files=(
     scripts/const_structs.checkpatch
 )
 
+# What else the second series is about; it is for the newest kernel
+recovery_files=(
+    block/blk-core.c
+    drivers/virtio/virtio.c
+    drivers/virtio/virtio_pci_modern.c
+    include/linux/blk-mq.h
+    include/linux/virtio.h
+    include/linux/virtio_config.h
+)
+
 # What goes onto the driver of any of these kernels but 6.1, which has a series of
 # its own
 kernel_patches=("$here"/fixes/000[1-9]*.patch "$here"/cancel/000[1-9]*.patch)
+recovery_patches=("$here"/recovery/000[1-9]*.patch)
 
 say() {
     echo "guest-driver: $*"
@@ -87,7 +100,8 @@ kernel_fetch() (
     suite=$(kernel_suite)
     kernel_find "$suite"
     # What sparse is tried with, which the headers leave out
-    ! kernel_is_foreign || kernel_files+=(scripts/checker-valid.sh)
+    ! kernel_is_foreign ||
+        kernel_files+=("${recovery_files[@]}" scripts/checker-valid.sh)
     abi=${release%-cloud-amd64}
 
     mkdir -p "$1/deb" "$1/root"
@@ -202,6 +216,36 @@ kernel_module() {
 obj-m := virtio_blk.o
 virtio_blk-y := drivers/block/virtio_blk.o
 LINUXINCLUDE := -I$(src)/include/uapi $(LINUXINCLUDE)
+EOF
+    kernel_make "$dir" "$@"
+}
+
+# kernel_next DIR [MAKE-ARGUMENT...]: what the second series changes in virtio
+# and in the block layer, which are built into the kernel, comes as a module
+# beside them: virtio_next.ko has virtio.c, under other names and with a bus of
+# its own, and the functions that are new in blk-core.c.  virtio_blk.ko and
+# fake_blk.ko use that.
+kernel_next() {
+    local dir=$1
+    shift
+    sed 's/\.name  = "virtio"/.name  = "virtio-next"/' \
+        "$dir/drivers/virtio/virtio.c" > "$dir/virtio_core.c"
+    grep -q virtio-next "$dir/virtio_core.c" || die "virtio.c has changed"
+    {
+        echo '#include <linux/blkdev.h>'
+        echo '#include <linux/blk-mq.h>'
+        sed -n '/^void blk_mq_stop_timeouts/,/^EXPORT.*start_timeouts/p' \
+            "$dir/block/blk-core.c"
+    } > "$dir/blk_core.c"
+    sed -n 's/^EXPORT_SYMBOL[A-Z_]*(\(.*\));/#define \1 next_\1/p' \
+        "$dir/virtio_core.c" > "$dir/next.h"
+    cp "$here/../tests/guest/fake-blk.c" "$dir/fake_blk.c"
+    cat > "$dir/Kbuild" <<'EOF'
+obj-m := virtio_next.o virtio_blk.o fake_blk.o
+virtio_next-y := virtio_core.o blk_core.o
+virtio_blk-y := drivers/block/virtio_blk.o
+ccflags-y := -include $(src)/next.h
+LINUXINCLUDE := -I$(src)/include/uapi -I$(src)/include $(LINUXINCLUDE)
 EOF
     kernel_make "$dir" "$@"
 }

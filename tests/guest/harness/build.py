@@ -92,7 +92,7 @@ class Build:
         }
         if self.stock_module.exists():
             content["lib/modules/stock/virtio_blk.ko"] = self.stock_module
-        tests = [self.fake_module]
+        tests = [self.fake_module, self.kernel.parent / "virtio_next.ko"]
         tests += [self.kernel.parent / f"modules/{name}.ko"
                   for name in ("md-mod", "raid1", "libcrc32c", "xfs",
                                "configfs", "null_blk", "dm-mod",
