@@ -11,6 +11,8 @@ TEST ?=
 # The race test alone: make check-race MINUTES=60, SEED=N to repeat a run
 MINUTES ?= 10
 SEED ?=
+# Of the guest's debug kernel: make check-debug-kernel HZ=1000
+HZ ?= 250
 # A copy of the VIRTIO specification's repository: make spec VIRTIO_SPEC=DIR
 VIRTIO_SPEC ?=
 
@@ -62,16 +64,24 @@ check-long: build
 	    /usr/bin/python3 -m pytest -q -p no:cacheprovider test_driver_fio.py
 
 # The driver under lockdep and KASAN, on a kernel that is built for that once,
-# in 20 minutes with two free CPUs. Left out: what needs ACPI's PCI hotplug,
-# which it lacks.
+# in 20 minutes with two free CPUs. HZ=1000 is another one. Left out: what needs
+# ACPI's PCI hotplug, which it lacks.
 .PHONY: check-debug-kernel
 check-debug-kernel: build
-	@guest-driver/build $(BUILD)/guest-debug debug
+	@DEBUG_KERNEL_HZ=$(HZ) guest-driver/build $(BUILD)/guest-debug debug
 	@cd tests/guest && BUILD_DIR=$(abspath $(BUILD)) GUEST=guest-debug \
 	    ROUNDS=$${ROUNDS:-3} PYTHONDONTWRITEBYTECODE=1 \
 	    /usr/bin/python3 -m pytest -q -p no:cacheprovider test_driver.py \
-	    test_driver_disks.py test_driver_fio.py \
+	    test_driver_disks.py test_driver_fio.py test_driver_patience.py \
 	    --deselect test_driver_disks.py::test_unplug
+
+# The driver's reset and recovery: also what takes minutes.
+.PHONY: check-recovery
+check-recovery: build
+	@ninja -C $(BUILD) guest-recovery.stamp
+	@cd tests/guest && BUILD_DIR=$(abspath $(BUILD)) GUEST=guest-recovery \
+	    PYTHONDONTWRITEBYTECODE=1 \
+	    /usr/bin/python3 -m pytest -q -p no:cacheprovider test_recovery.py
 
 # What a request costs, against QEMU's own source, which is built beside.
 .PHONY: bench bench-short
@@ -117,7 +127,10 @@ help:
 	@echo 'make check-long   half an hour of fio on storage that comes and goes'
 	@echo 'make check-debug-kernel'
 	@echo '                  the driver on a guest kernel with lockdep and KASAN,'
-	@echo '                  which is built first, in 20 minutes'
+	@echo '                  which is built first, in 20 minutes; HZ=1000'
+	@echo 'make check-recovery'
+	@echo '                  all tests of guest-driver/recovery, some of which'
+	@echo '                  take minutes'
 	@echo 'make bench        what a request costs, against stock QEMU, in ten minutes;'
 	@echo '                  make bench-short: part of it, in two'
 	@echo 'make demo         show what happens to a hung read, with and without'

@@ -47,6 +47,7 @@
  * (notifications while the driver is not ready), poisoned (requests).
  */
 #include <linux/blkdev.h>
+#include <linux/delay.h>
 #include <linux/file.h>
 #include <linux/list.h>
 #include <linux/module.h>
@@ -744,6 +745,9 @@ static void fake_set(struct virtio_device *vdev, unsigned int offset,
 
 static u8 fake_get_status(struct virtio_device *vdev)
 {
+	/* There are buses that take their time, and others run meanwhile. */
+	if (wrong_status)
+		msleep(20);
 	return fake.status | wrong_status;
 }
 

@@ -115,22 +115,27 @@ def test_outage(rig):
 
 def test_standstill(rig, build):
     """QEMU stands still, the storage does not: requests that were in flight
-    have had their time and are no errors for that."""
+    have had their time and are no errors for that. Neither are those that
+    somebody would rather send elsewhere, as reads ahead are."""
     io_timeout = 4
-    server = rig.nbdkit("on", "off", delay="200ms")
+    names = ("on", "off", "ahead")
+    server = rig.nbdkit(*names, delay="200ms")
     guest = rig.boot(
-        *(Disk(name, server.blockdev(name), cancel=name == "on")
-          for name in ("on", "off")),
+        *(Disk(name, server.blockdev(name), cancel=name != "off")
+          for name in names),
         tools(build, "fio", "fio"), io_timeout=io_timeout, max_timeouts=1)
+    guest.run(f"echo 0 > /sys/block/{guest.disk('ahead')}/max_timeouts")
     guest.run(f"mkdir /tools; mount -r -t ext4 /dev/{guest.disk('tools')} "
               "/tools")
     # More than QEMU's NBD client sends at once: the rest waits in QEMU.
+    options = {name: "--rw=randrw --bs=4k --direct=1 --ioengine=libaio "
+                     "--iodepth=64 --fsync=500" for name in ("on", "off")}
+    options["ahead"] = "--rw=read --bs=64k --ioengine=psync --invalidate=1"
     load = [guest.start("/tools/ld.so --library-path /tools/lib /tools/fio "
                         f"--name={name} --filename=/dev/{guest.disk(name)} "
-                        "--rw=randrw --bs=4k --size=32m --direct=1 "
-                        "--ioengine=libaio --iodepth=64 --loops=1000 "
-                        "--fsync=500 --output-format=terse")
-            for name in ("on", "off")]
+                        "--size=32m --loops=1000 --output-format=terse "
+                        f"{options[name]}")
+            for name in names]
     for seconds in (-1, 0.5, 1.5, 3, io_timeout):
         guest.run("sleep 2")
         with guest.stopped():

@@ -20,8 +20,9 @@ FEATURE_CANCEL = 50
 
 # With HPET or ACPI PM timer as the clock a frozen guest would not know how
 # long it was frozen. Mitigations only make emulation slower.
+# Nor does a busy host have a broken timer.
 KERNEL_ARGS = ("console=ttyS0 panic=-1 tsc=reliable clocksource=tsc "
-               "mitigations=off printk.time=1")
+               "no_timer_check mitigations=off printk.time=1")
 
 # One thread for all vCPUs. With a thread for each, a vCPU that accesses its
 # APIC just when another one moves a PCI BAR can hit the wrong device in
