@@ -6,6 +6,7 @@ The device is fake-blk.c; one guest serves all tests.
 """
 
 import errno
+import time
 
 import pytest
 
@@ -72,7 +73,9 @@ def test_poison(guest):
         disk.set(poison=64)
         bad = disk.io("read", offset=64 << 9)
         number = 0
+        deadline = bad.started + 300
         while not bad.returned():
+            assert time.monotonic() < deadline, "it is sent again for ever"
             number += 1
             assert_fine(disk.io("write", offset=1 << 20, seed=number,
                                 count=4).results())
