@@ -12,6 +12,7 @@ import pytest
 
 from checks import assert_fine, assert_timed_out, assert_works
 from harness.fake import IO_TIMEOUT, Messages, fake
+from harness.process import wait_until
 
 NEEDS_RESET = 64
 GONE = 255
@@ -70,8 +71,13 @@ def test_poison(guest):
     """One request makes the device need a reset, again and again. It fails in
     the end; all others go on."""
     with fake(guest, LATE) as disk:
-        disk.set(poison=64)
+        disk.set(poison=64, status=NEEDS_RESET)
         bad = disk.io("read", offset=64 << 9)
+        wait_until(lambda: guest.in_flight("fake") == 1, "the bad one")
+        behind = disk.io("write", offset=1 << 20, seed=1, count=4)
+        wait_until(lambda: guest.in_flight("fake") == 5, "the others")
+        disk.set(config=1)
+        assert_fine(behind.results())
         number = 0
         deadline = bad.started + 300
         while not bad.returned():
@@ -81,7 +87,7 @@ def test_poison(guest):
                                 count=4).results())
         (result,) = bad.results()
         assert result.errno == errno.EIO, result
-        assert disk.get("poisoned") == MAX_RESETS + 1
+        assert disk.get("poisoned") == MAX_RESETS
         assert resets(disk) == 2 * (MAX_RESETS + 1)
         # The device had time between them.
         assert result.seconds > MAX_RESETS * INTERVAL * 0.9
