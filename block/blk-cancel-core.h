@@ -224,7 +224,7 @@ static inline bool blk_cancel_is_zone_op(const BlkCancelReq *r)
     return r->op >= BLK_CANCEL_ZONE_REPORT;
 }
 
-int coroutine_fn blk_cancel_co_issue_zone_op(BlkCancelReq *r);
+int coroutine_fn GRAPH_RDLOCK blk_cancel_co_issue_zone_op(BlkCancelReq *r);
 
 static inline bool blk_cancel_changes_disk(const BlkCancelReq *r)
 {

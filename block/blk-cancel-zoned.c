@@ -65,7 +65,6 @@ int coroutine_fn blk_cancel_co_issue_zone_op(BlkCancelReq *r)
     BlockBackend *blk = r->ctx->d->blk;
     int ret;
 
-    GRAPH_RDLOCK_GUARD();
     if (!blk_co_is_available(blk)) {
         return -ENOMEDIUM;
     }

@@ -153,36 +153,53 @@ void blk_cancel_keep_flush_error(BlockBackend *blk, int ret)
     }
 }
 
-static int coroutine_fn blk_cancel_co_flush(BlockBackend *blk)
-{
-    GRAPH_RDLOCK_GUARD();
-
-    if (!blk_co_is_available(blk)) {
-        return -ENOMEDIUM;
-    }
-    return bdrv_co_flush(blk_bs(blk));
-}
-
-/* The waits of the BlockBackend are behind us: BDRV_REQ_NO_QUEUE. */
-static int coroutine_fn blk_cancel_co_issue(BlkCancelReq *r)
+/* A read, a write or a discard */
+static int coroutine_fn GRAPH_RDLOCK blk_cancel_co_issue_range(BlkCancelReq *r)
 {
     BlockBackend *blk = r->ctx->d->blk;
+    BdrvChild *root = blk_cancel_root(blk);
     bool is_ours = r->bounced || (r->qiov && !r->bytes);
     QEMUIOVector *qiov = is_ours ? &r->bounce : r->qiov;
-    BdrvRequestFlags flags = r->flags | BDRV_REQ_NO_QUEUE;
+    BdrvRequestFlags flags = r->flags;
+    int ret;
 
+    ret = blk_check_byte_request(blk, r->offset, r->bytes);
+    if (ret < 0) {
+        return ret;
+    }
     if (is_ours) {
         flags &= ~BDRV_REQ_REGISTERED_BUF;
     }
     switch (r->op) {
     case BLK_CANCEL_READ:
-        return blk_co_do_preadv_part(blk, r->offset, r->bytes, qiov, 0, flags);
+        trace_blk_co_preadv(blk, root->bs, r->offset, r->bytes, flags);
+        return bdrv_co_preadv_part(root, r->offset, r->bytes, qiov, 0, flags);
     case BLK_CANCEL_WRITE:
-        return blk_co_do_pwritev_part(blk, r->offset, r->bytes, qiov, 0, flags);
+        trace_blk_co_pwritev(blk, root->bs, r->offset, r->bytes, flags);
+        if (!blk_enable_write_cache(blk)) {
+            flags |= BDRV_REQ_FUA;
+        }
+        return bdrv_co_pwritev_part(root, r->offset, r->bytes, qiov, 0, flags);
+    default:
+        return bdrv_co_pdiscard(root, r->offset, r->bytes);
+    }
+}
+
+/* What blk_co_do_*() do behind their waits, which are behind us */
+static int coroutine_fn blk_cancel_co_issue(BlkCancelReq *r)
+{
+    BlockBackend *blk = r->ctx->d->blk;
+
+    GRAPH_RDLOCK_GUARD();
+
+    switch (r->op) {
+    case BLK_CANCEL_READ:
+    case BLK_CANCEL_WRITE:
     case BLK_CANCEL_DISCARD:
-        return blk_co_do_pdiscard(blk, r->offset, r->bytes, flags);
+        return blk_cancel_co_issue_range(r);
     case BLK_CANCEL_FLUSH:
-        return blk_cancel_co_flush(blk);
+        return blk_co_is_available(blk) ? bdrv_co_flush(blk_bs(blk))
+                                        : -ENOMEDIUM;
     default:
         return blk_cancel_co_issue_zone_op(r);
     }

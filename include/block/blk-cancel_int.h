@@ -74,29 +74,20 @@ void coroutine_fn blk_cancel_co_wait_fence(BlkCancel *d, int64_t offset,
  *
  * Wait until no abandoned request that changes the disk, and that was abandoned
  * before this call, overlaps the range.  To be called outside the graph lock
- * by each request that does not come through blk_cancel_aio(); one that does
- * has been here already and is told by BDRV_REQ_NO_QUEUE.
+ * by each request that does not come through blk_cancel_aio().
  */
 static inline void coroutine_fn
-blk_cancel_co_fence(BlkCancel *d, int64_t offset, int64_t bytes,
-                    BdrvRequestFlags flags)
+blk_cancel_co_fence(BlkCancel *d, int64_t offset, int64_t bytes)
 {
-    if (unlikely(d) && !(flags & BDRV_REQ_NO_QUEUE)) {
+    if (unlikely(d)) {
         blk_cancel_co_wait_fence(d, offset, bytes);
     }
 }
 
+/* The node below @blk; NULL if there is none. */
+BdrvChild *blk_cancel_root(BlockBackend *blk);
+
 /* block-backend.c's own.  Returns: -errno, or 0. */
-int coroutine_fn blk_co_do_preadv_part(BlockBackend *blk, int64_t offset,
-                                       int64_t bytes, QEMUIOVector *qiov,
-                                       size_t qiov_offset,
-                                       BdrvRequestFlags flags);
-int coroutine_fn blk_co_do_pwritev_part(BlockBackend *blk, int64_t offset,
-                                        int64_t bytes, QEMUIOVector *qiov,
-                                        size_t qiov_offset,
-                                        BdrvRequestFlags flags);
-int coroutine_fn blk_co_do_pdiscard(BlockBackend *blk, int64_t offset,
-                                    int64_t bytes, BdrvRequestFlags flags);
 int coroutine_fn GRAPH_RDLOCK
 blk_check_byte_request(BlockBackend *blk, int64_t offset, int64_t bytes);
 
