@@ -1,5 +1,5 @@
 /*
- * io_uring below a BlockBackend with cancelling on
+ * io_uring: threads of the kernel's that submit what would block
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
@@ -22,70 +22,73 @@
  * (6.18: unbounded), so both get the same limit.  The kernel starts one more
  * only when those that work are blocked, and ends them when they have had
  * nothing to do for some seconds.
- *
- * Included by block/io_uring.c.
  */
+
+#include "qemu/osdep.h"
+#include <liburing.h>
+#include "qemu/atomic.h"
+#include "block/luring-workers.h"
+#include "block/thread-pool-overdue.h"
+#include "trace.h"
 
 /*
  * Workers of one kind, for all event loops together; but each has at least as
  * many as its thread pool has threads, unless the host allows fewer.
  */
-#define LURING_MAX_WORKERS  1024
-#define LURING_MIN_WORKERS  64
+#define MAX_WORKERS  1024
+#define MIN_WORKERS  64
 
 /* Rings that have workers; atomic */
-static unsigned int luring_rings;
+static unsigned int nr_rings;
 
 #ifdef HAVE_IO_URING_PREP_WRITEV2
 /* It came with liburing 2.2, this call with 2.1 and Linux 5.15. */
-static bool luring_limit_workers(LuringState *s, unsigned int rings)
+static bool limit_workers(struct io_uring *ring, unsigned int rings)
 {
-    unsigned int n = MAX(LURING_MAX_WORKERS / rings, LURING_MIN_WORKERS);
+    unsigned int n = MAX(MAX_WORKERS / rings, MIN_WORKERS);
     unsigned int limits[2];
     int ret;
 
     n = MAX(MIN(n, thread_pool_host_share() / 2 / rings), 1);
     limits[0] = limits[1] = n;
-    ret = io_uring_register_iowq_max_workers(&s->ring, limits);
-    trace_luring_workers(s, n, ret);
+    ret = io_uring_register_iowq_max_workers(ring, limits);
+    trace_luring_workers(ring, n, ret);
     return ret >= 0;
 }
 
-static void luring_try_workers(LuringState *s)
+static void try_workers(LuringWorkers *w, struct io_uring *ring)
 {
     unsigned int rings;
 
-    if (!s->sharing && (s->ring.features & IORING_FEAT_LINKED_FILE)) {
-        qatomic_inc(&luring_rings);
-        s->sharing = true;
+    if (!w->sharing && (ring->features & IORING_FEAT_LINKED_FILE)) {
+        qatomic_inc(&nr_rings);
+        w->sharing = true;
     }
-    rings = qatomic_read(&luring_rings);
-    s->workers = LURING_WORKERS_FEW;
-    s->workers_rings = rings;
-    if (s->sharing && luring_limit_workers(s, rings)) {
-        s->workers = LURING_WORKERS_MANY;
+    rings = qatomic_read(&nr_rings);
+    w->state = LURING_WORKERS_FEW;
+    w->rings = rings;
+    if (w->sharing && limit_workers(ring, rings)) {
+        w->state = LURING_WORKERS_MANY;
     }
 }
 #endif
 
-bool luring_has_workers(void)
+bool luring_ring_has_workers(LuringWorkers *w, struct io_uring *ring)
 {
-    LuringState *s = aio_get_linux_io_uring(qemu_get_current_aio_context());
-
 #ifdef HAVE_IO_URING_PREP_WRITEV2
     /* Other event loops come and go, and each has its share. */
-    if (s->workers == LURING_WORKERS_UNKNOWN ||
-        (s->workers == LURING_WORKERS_MANY &&
-         s->workers_rings != qatomic_read(&luring_rings))) {
-        luring_try_workers(s);
+    if (w->state == LURING_WORKERS_UNKNOWN ||
+        (w->state == LURING_WORKERS_MANY &&
+         w->rings != qatomic_read(&nr_rings))) {
+        try_workers(w, ring);
     }
 #endif
-    return s->workers == LURING_WORKERS_MANY;
+    return w->state == LURING_WORKERS_MANY;
 }
 
-static void luring_end_workers(LuringState *s)
+void luring_end_workers(LuringWorkers *w)
 {
-    if (s->sharing) {
-        qatomic_dec(&luring_rings);
+    if (w->sharing) {
+        qatomic_dec(&nr_rings);
     }
 }
