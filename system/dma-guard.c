@@ -7,7 +7,7 @@
 #include "qemu/osdep.h"
 #include "qemu/coroutine-tls.h"
 #include "qemu/error-report.h"
-#include "exec/memory.h"
+#include "system/dma.h"
 #include "hw/pci/pcie_host.h"
 #include "hw/qdev-core.h"
 #include "system/dma-guard.h"

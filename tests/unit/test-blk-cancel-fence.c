@@ -12,6 +12,14 @@
 #include "qemu/main-loop.h"
 #include "blk-cancel-rig.h"
 
+/* 10.0 has got flags here in a stable release, 10.2 has not. */
+#if QEMU_VERSION_MAJOR == 10 && QEMU_VERSION_MINOR > 0
+#define blk_pdiscard(blk, offset, bytes, flags) \
+    blk_pdiscard(blk, offset, bytes)
+#define blk_co_pdiscard(blk, offset, bytes, flags) \
+    blk_co_pdiscard(blk, offset, bytes)
+#endif
+
 /* The older request's range; a newer one's is inside unless said otherwise */
 #define OLD_OFFSET  (16 * RIG_BLOCK)
 #define OLD_BYTES   (8 * RIG_BLOCK)
