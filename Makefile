@@ -36,6 +36,14 @@ tests: build
 check: tests
 	@scripts/check --build-dir $(BUILD) $(SUITE:%=--suite %) $(TEST)
 
+# The same on the newest QEMU that Debian serves, in a build directory of its
+# own; QEMU_SOURCE=DIR takes another one.
+.PHONY: check-newest
+check-newest: setup-packages
+	@source=$$(scripts/newest-qemu) && \
+	    ./configure --build-dir=$(BUILD)-newest --qemu-source="$$source"
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)-newest check
+
 # Three tests share the time.
 .PHONY: check-race
 check-race: tests
@@ -119,6 +127,8 @@ help:
 	@echo 'make              build QEMU with virtio-blk CANCEL, and a guest for it'
 	@echo 'make check        build and run all tests; or only some:'
 	@echo '                  SUITE=style|tools|spec|unit|qtest|guest, TEST=NAME'
+	@echo 'make check-newest the same on the newest QEMU that Debian serves;'
+	@echo '                  QEMU_SOURCE=DIR: on that one'
 	@echo 'make check-race   cancel at random for MINUTES=10; SEED=N to replay'
 	@echo 'make check-sanitize, make check-tsan'
 	@echo '                  unit and qtest suites with AddressSanitizer and'
