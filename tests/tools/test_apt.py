@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """scripts/lib/apt.sh: finding the machine's mirror, refusing what is not
-signed."""
+signed.  scripts/newest-qemu: which source package is the newest to be had."""
 
 import hashlib
 import os
@@ -98,3 +98,57 @@ def test_unsigned_is_refused(tmp_path):
     run = apt(tmp_path, 'apt_in trixie apt-get source --download-only qemu')
     assert run.returncode and 'is not signed' in run.stdout
     assert not (tmp_path / 'qemu_1.dsc').exists()
+
+
+APT_CACHE = '''\
+#!/bin/sh
+printf 'Package: qemu\\nVersion: 1:%s\\n' 10.9.0+ds-1 10.10.0+ds-1 10.10.0+ds-2
+'''
+APT_GET = '''\
+#!/bin/sh
+for last; do :; done
+version=${last#*:}
+case $last in
+update) ;;
+qemu=1:*) grep -qxF "$version" "$SERVED" && : > "qemu_$version.dsc" ;;
+*) exit 100 ;;
+esac
+'''
+
+
+def newest(tmp, served, **env):
+    """Run the script with a Debian that serves these of three packages."""
+    sources(tmp, 'sources.list', ONE_LINE)
+    for name, text in (('apt-cache', APT_CACHE), ('apt-get', APT_GET)):
+        path = tmp / 'bin' / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o755)
+    (tmp / 'served').write_text(served)
+    return subprocess.run(
+        [LIB.parent.parent / 'newest-qemu'], text=True, check=False,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, 'APT_ETC': str(tmp / 'etc'),
+             'PROJECT_CACHE': str(tmp / 'cache'), 'QEMU_SOURCE': '',
+             'SERVED': str(tmp / 'served'),
+             'PATH': f'{tmp}/bin:{os.environ["PATH"]}', **env})
+
+
+def test_newest_that_is_served(tmp_path):
+    run = newest(tmp_path, '10.9.0+ds-1\n10.10.0+ds-1\n')
+    assert run.stdout.endswith('/qemu_10.10.0+ds-1.dsc\n')
+    assert Path(run.stdout.strip()).exists()
+    assert 'lists QEMU 1:10.10.0+ds-2, but does not serve it' in run.stderr
+    # What has been fetched is there, also if it is not served any more
+    assert newest(tmp_path, '').stdout == run.stdout
+
+
+def test_nothing_is_served(tmp_path):
+    run = newest(tmp_path, '')
+    assert run.returncode == 1 and not run.stdout
+    assert 'nothing is tested' in run.stderr
+
+
+def test_source_at_hand(tmp_path):
+    run = newest(tmp_path, '', QEMU_SOURCE='/some/where')
+    assert run.stdout == '/some/where\n' and not run.returncode
