@@ -24,7 +24,7 @@
 #include "hw/qdev-core.h"
 #include "system/block-backend.h"
 #include "blk-cancel-core.h"
-#include "trace.h"
+#include "trace/trace-block_cancel.h"
 
 /* Called with d->lock held. */
 static int64_t blk_cancel_oldest_locked(BlkCancel *d)

@@ -15,9 +15,10 @@
 #include "qemu/osdep.h"
 #include "qemu/lockable.h"
 #include "block/block_int.h"
+#include "block/throttle-cancel.h"
 #include "system/block-backend.h"
 #include "blk-cancel-core.h"
-#include "trace.h"
+#include "trace/trace-block_cancel.h"
 
 /*
  * The lists of waiting coroutines

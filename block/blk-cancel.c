@@ -41,7 +41,7 @@
 #include "system/block-backend.h"
 #include "system/replay.h"
 #include "blk-cancel-core.h"
-#include "trace.h"
+#include "trace/trace-block_cancel.h"
 
 /* Requests that a cancel was refused, and that have ended; atomic */
 static unsigned int nr_refused_ended;
@@ -483,11 +483,16 @@ BlockAIOCB *blk_cancel_submit(BlkCancelReq *r)
     return &r->common;
 }
 
-BlockAIOCB *blk_cancel_aio(BlkCancel *d, BlkCancelOp op, int64_t offset,
+BlockAIOCB *blk_cancel_aio(BlkCancel *d, CoroutineEntry *entry, int64_t offset,
                            int64_t bytes, QEMUIOVector *qiov,
                            BdrvRequestFlags flags, BlockCompletionFunc *cb,
                            void *opaque)
 {
+    BlkCancelOp op = entry == blk_aio_read_entry     ? BLK_CANCEL_READ :
+                     entry == blk_aio_write_entry    ? BLK_CANCEL_WRITE :
+                     entry == blk_aio_pdiscard_entry ? BLK_CANCEL_DISCARD :
+                                                       BLK_CANCEL_FLUSH;
+
     return blk_cancel_submit(blk_cancel_new_req(d, op, offset, bytes, qiov,
                                                 flags, cb, opaque));
 }

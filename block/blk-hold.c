@@ -30,7 +30,7 @@
 #include "block/blk-orphan.h"
 #include "block/block.h"
 #include "system/block-backend.h"
-#include "trace.h"
+#include "trace/trace-block_cancel.h"
 
 /* Of BLK_HOLD_DEFAULT_TIMEOUT_MS these are 20, 5, 5 and 10 s */
 #define TIMEOUT_NS  (blk_hold_timeout_ms * (int64_t)SCALE_MS)

@@ -18,7 +18,7 @@
 #include "block/block.h"
 #include "hw/qdev-core.h"
 #include "system/block-backend.h"
-#include "trace.h"
+#include "trace/trace-block_cancel.h"
 
 /* BQL */
 struct BlkOrphan {
@@ -140,7 +140,7 @@ static void orphan_wait_bh(void *opaque)
     blk_hold_call(what, false, orphan_hold_cb, NULL);
 }
 
-bool blk_orphan_adopt(BlockBackend *blk)
+void blk_orphan_adopt(BlockBackend *blk)
 {
     BlkOrphan *o = *blk_orphan_slot(blk);
     GLOBAL_STATE_CODE();
@@ -149,13 +149,13 @@ bool blk_orphan_adopt(BlockBackend *blk)
         bool leaves = *blk_cancel_slot(blk) || blk_get_refcnt(blk) == 1;
 
         if (!leaves || !blk_orphan_begin(blk)) {
-            return false;
+            return;
         }
         o = *blk_orphan_slot(blk);
     }
     if (o->id) {
         /* A second device has come and gone; what there is serves both */
-        return true;
+        return;
     }
 
     blk_ref(blk);
@@ -167,7 +167,6 @@ bool blk_orphan_adopt(BlockBackend *blk)
     /* Nested event loops, which the main loop may be in, do not run this */
     aio_bh_schedule_oneshot(iohandler_get_aio_context(), orphan_wait_bh,
                             g_strdup_printf("removal of %s", o->id));
-    return true;
 }
 
 bool blk_orphan_any(void)

@@ -7,6 +7,7 @@
 #ifndef BLOCK_QCOW2_CANCEL_H
 #define BLOCK_QCOW2_CANCEL_H
 
+#include "block/blk-hold.h"
 #include "qapi/qapi-types-block-core.h"
 
 /*

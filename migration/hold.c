@@ -22,7 +22,7 @@
 #include "system/hold-vm.h"
 #include "hold.h"
 #include "savevm.h"
-#include "trace.h"
+#include "trace/trace-block_cancel.h"
 
 #define POLL_US     (100 * 1000)
 #define PAUSE_POLLS 10
@@ -107,9 +107,11 @@ static void hold_pause(MigrationState *s)
     for (unsigned int i = 0; i < PAUSE_POLLS && hold_is_active(s); i++) {
         g_usleep(POLL_US);
         if (hold_check()) {
-            return;
+            break;
         }
     }
+    /* It says nothing about the bandwidth */
+    update_iteration_initial_status(s);
 }
 
 bool migration_hold_enter(MigrationState *s, bool postcopy)
@@ -126,6 +128,7 @@ bool migration_hold_enter(MigrationState *s, bool postcopy)
     }
 
     hold_give_up();
+    update_iteration_initial_status(s);
     return false;
 }
 

@@ -10,6 +10,7 @@
 #define MIGRATION_HOLD_H
 
 #include "migration.h"
+#include "block/blk-hold.h"
 
 /*
  * migration_hold_may_begin:
@@ -61,5 +62,8 @@ void migration_hold_leave(bool failed);
 
 /* For query-migrate.  BQL held. */
 void migration_hold_fill_info(MigrationInfo *info);
+
+/* migration.c: bandwidth and rates are measured from now on */
+void update_iteration_initial_status(MigrationState *s);
 
 #endif /* MIGRATION_HOLD_H */

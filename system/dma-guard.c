@@ -17,10 +17,11 @@ typedef QLIST_HEAD(, DMAGuard) DMAGuardList;
 /* This thread's; innermost first */
 QEMU_DEFINE_STATIC_CO_TLS(DMAGuardList, guards)
 
-void dma_guard_begin(DMAGuard *guard, DeviceState *dev)
+DMAGuard *dma_guard_begin(DMAGuard *guard, DeviceState *dev)
 {
     guard->dev = dev;
     QLIST_INSERT_HEAD(get_ptr_guards(), guard, next);
+    return guard;
 }
 
 void dma_guard_end(DMAGuard *guard)

@@ -7,11 +7,10 @@
  * virtio proxy, such as virtio-blk-pci, has an alias for each property of its
  * device.
  *
- * And the budget that the disks of a machine share, as a property of the
- * machine.
+ * And properties of the machine: the budget that its disks share, and how long
+ * a command may wait for them.
  *
- * Hooks: the class_init functions of virtio-blk, scsi-disk, scsi-hd, scsi-cd,
- * nvme, nvme-ns.
+ * Hooks: the class_init functions of virtio-blk, scsi-hd, scsi-cd, nvme, nvme-ns.
  */
 
 #include "qemu/osdep.h"
@@ -20,6 +19,7 @@
 #include "block/blk-cancel-qapi.h"
 #include "qapi/visitor.h"
 #include "block/blk-cancel.h"
+#include "block/blk-hold.h"
 #include "hw/block/cancel-stats.h"
 #include "hw/boards.h"
 #include "hw/qdev-core.h"
@@ -38,7 +38,7 @@ static void cancel_stats_get(Object *obj, Visitor *v, const char *name,
     visit_type_BlockHungStats(v, name, &stats, errp);
 }
 
-void cancel_describe_properties(ObjectClass *klass)
+static void cancel_describe_properties(ObjectClass *klass)
 {
     static const struct {
         const char *name;
@@ -62,8 +62,9 @@ void cancel_describe_properties(ObjectClass *klass)
     }
 }
 
-void cancel_stats_class_init(ObjectClass *klass)
+void cancel_class_init(ObjectClass *klass)
 {
+    cancel_describe_properties(klass);
     object_class_property_add(klass, "cancel-stats", "BlockHungStats",
                               cancel_stats_get, NULL, NULL, NULL);
     object_class_property_set_description(klass, "cancel-stats",
@@ -89,7 +90,7 @@ static void cancel_budget_set(Object *obj, Visitor *v, const char *name,
 }
 
 /* Called when all classes are known, and before there is a machine */
-static void cancel_budget_init(void)
+static void cancel_machine_init(void)
 {
     ObjectClass *oc = object_class_by_name(TYPE_MACHINE);
 
@@ -101,6 +102,11 @@ static void cancel_budget_init(void)
     object_class_property_set_description(oc, "cancel-budget",
         "Memory for data of requests that can be cancelled, of all disks with "
         "cancel= together; each gets an equal share, and 4 MiB at least");
+    object_class_property_add_uint32_ptr(oc, "hold-timeout",
+                                         &blk_hold_timeout_ms,
+                                         OBJ_PROP_FLAG_READWRITE);
+    object_class_property_set_description(oc, "hold-timeout",
+        "How many ms a command may wait for disks with cancel= to be idle");
 }
 
-block_init(cancel_budget_init);
+block_init(cancel_machine_init);

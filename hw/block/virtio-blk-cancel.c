@@ -29,7 +29,7 @@
 #include "hw/virtio/virtio-blk-cancel.h"
 #include "system/dma.h"
 #include "virtio-blk-cancel-core.h"
-#include "trace.h"
+#include "trace/trace-block_cancel.h"
 
 /* How a CANCEL can end */
 typedef enum CancelEnd {
@@ -106,7 +106,7 @@ void virtio_blk_free_request(VirtIOBlockReq *req)
 }
 
 /*
- * Before virtio_blk_req_complete(): nothing of the data buffers was written, so
+ * Before a request is completed: nothing of the data buffers was written, so
  * the used length of a request that has some is 0.  That does not cover the
  * status byte, which is to be marked dirty for migration, and to be copied if
  * the guest's buffer is not memory: so write it here as a device does.
@@ -128,18 +128,11 @@ static void cancel_no_data(VirtIOBlockReq *req)
     req->in_len = 0;
 }
 
-/*
- * Give a request back as cancelled.
- *
- * The accounting cookie is freed with the request; block_acct_start() has only
- * filled it in, so nothing is left behind.
- */
+/* Give a request back as cancelled. */
 static void cancel_complete(VirtIOBlockReq *req)
 {
-    block_acct_canceled(blk_get_stats(req->dev->blk));
-    cancel_no_data(req);
     virtio_blk_req_complete(req, VIRTIO_BLK_S_CANCELED);
-    virtio_blk_free_request(req);
+    g_free(req);
 }
 
 /* Whether the callback of @req, which is running, runs because of a cancel. */
@@ -178,14 +171,21 @@ bool virtio_blk_cancel_finish(VirtIOBlockReq *req)
     return true;
 }
 
-uint8_t virtio_blk_cancel_status(VirtIOBlockReq *req, uint8_t status)
+uint8_t virtio_blk_cancel_do_complete(VirtIOBlockReq *req, uint8_t status)
 {
-    if (!cancel_was_canceled(req)) {
-        return status;
+    if (status != VIRTIO_BLK_S_OK && cancel_was_canceled(req)) {
+        status = VIRTIO_BLK_S_CANCELED;
     }
-    block_acct_canceled(blk_get_stats(req->dev->blk));
-    cancel_no_data(req);
-    return VIRTIO_BLK_S_CANCELED;
+    if (status == VIRTIO_BLK_S_CANCELED) {
+        /*
+         * The accounting cookie is freed with the request; block_acct_start()
+         * has only filled it in, so nothing is left behind.
+         */
+        block_acct_canceled(blk_get_stats(req->dev->blk));
+        cancel_no_data(req);
+    }
+    cancel_unlink(req);
+    return status;
 }
 
 /* Read the tag.  The header may be split over descriptors anywhere. */
@@ -208,23 +208,24 @@ static bool cancel_is_cancel(VirtIOBlockReq *req)
     return le32_to_cpu(req->out.type) == VIRTIO_BLK_T_CANCEL;
 }
 
-size_t virtio_blk_cancel_do_parse(VirtIOBlockReq *req)
+bool virtio_blk_cancel_do_parse(VirtIOBlockReq *req, struct iovec **out_iov,
+                                unsigned int *out_num)
 {
     VirtIODevice *vdev = VIRTIO_DEVICE(req->dev);
+    size_t len = sizeof(req->out);
 
     if (!virtio_vdev_has_feature(vdev, VIRTIO_BLK_F_CANCEL)) {
         /* No CANCEL will ask for it, but a reset takes it back as well */
         req->tag = 0;
-        cancel_link(req);
-        return sizeof(req->out);
-    }
-
-    if (!cancel_read_tag(req)) {
+    } else if (cancel_read_tag(req)) {
+        len += sizeof(req->tag);
+    } else {
         virtio_error(vdev, "virtio-blk request outhdr too short for its tag");
-        return 0;
+        return false;
     }
 
-    if (cancel_is_cancel(req)) {
+    iov_discard_front_undoable(out_iov, out_num, len, &req->outhdr_undo);
+    if (len > sizeof(req->out) && cancel_is_cancel(req)) {
         /*
          * A CANCEL is never a target, also not its own.  It can have been one
          * if the driver changed the header of a request that was parked.
@@ -233,8 +234,7 @@ size_t virtio_blk_cancel_do_parse(VirtIOBlockReq *req)
     } else {
         cancel_link(req);
     }
-
-    return sizeof(req->out) + sizeof(req->tag);
+    return true;
 }
 
 /* Take @req out of what has been read from the virtqueue but not submitted. */
@@ -295,7 +295,7 @@ void virtio_blk_cancel_submitted(VirtIOBlkCancelQueue *q)
 static bool cancel_is_early(VirtIOBlkCancelQueue *q)
 {
     return q->ctx == qemu_get_current_aio_context() &&
-           cancel_too_early(q->target->acb, q->dev->conf.cancel_after);
+           cancel_too_early(q->target->acb, q->dev->conf.cancel.after_ms);
 }
 
 /* Take @q->target back, from wherever it is. */
@@ -360,7 +360,7 @@ bool virtio_blk_cancel_handle(VirtIOBlockReq *req, MultiReqBuffer *mrb,
                                     cancel_ends[end].status);
     blk_cancel_account(req->dev->blk, cancel_ends[end].outcome);
     virtio_blk_req_complete(req, cancel_ends[end].status);
-    virtio_blk_free_request(req);
+    g_free(req);
     return true;
 }
 
@@ -439,19 +439,6 @@ bool virtio_blk_cancel_foreign_kick(VirtIOBlock *s, VirtQueue *vq)
            qemu_get_current_aio_context();
 }
 
-static int cancel_validate_features(VirtIODevice *vdev)
-{
-    if (virtio_vdev_has_feature(vdev, VIRTIO_BLK_F_CANCEL) &&
-        (!virtio_vdev_has_feature(vdev, VIRTIO_F_VERSION_1) ||
-         virtio_vdev_has_feature(vdev, VIRTIO_F_IN_ORDER))) {
-        qemu_log_mask(LOG_GUEST_ERROR, "%s: VIRTIO_BLK_F_CANCEL needs "
-                      "VIRTIO_F_VERSION_1 and excludes VIRTIO_F_IN_ORDER\n",
-                      vdev->name);
-        return -EINVAL;
-    }
-    return 0;
-}
-
 /*
  * Make a request that was migrated while parked a possible target: a CANCEL
  * may be executed before it is parsed.  One that is malformed, or a CANCEL, is
@@ -495,7 +482,7 @@ static int cancel_post_load(VirtIODevice *vdev)
 
     /* Before FEATURES_OK the driver may still be trying out combinations */
     if ((vdev->status & VIRTIO_CONFIG_S_FEATURES_OK) &&
-        cancel_validate_features(vdev) < 0) {
+        virtio_blk_cancel_validate_features(vdev) < 0) {
         error_report("virtio-blk: VIRTIO_BLK_F_CANCEL migrated with features "
                      "that exclude it");
         return -EINVAL;
@@ -520,11 +507,10 @@ const PropertyInfo qdev_prop_virtio_blk_cancel = {
 
 void virtio_blk_cancel_class_init(VirtioDeviceClass *vdc)
 {
-    vdc->validate_features = cancel_validate_features;
+    vdc->validate_features = virtio_blk_cancel_validate_features;
     vdc->post_load = cancel_post_load;
     virtio_blk_cancel_reset_class_init(vdc);
-    cancel_stats_class_init(OBJECT_CLASS(vdc));
-    cancel_describe_properties(OBJECT_CLASS(vdc));
+    cancel_class_init(OBJECT_CLASS(vdc));
 }
 
 void virtio_blk_cancel_legacy(VirtIOBlock *s, uint64_t *features)
@@ -540,20 +526,20 @@ void virtio_blk_cancel_legacy(VirtIOBlock *s, uint64_t *features)
 bool virtio_blk_cancel_realize(VirtIOBlock *s, Error **errp)
 {
     ERRP_GUARD();
-    BlkCancelOptions opts = BLK_CANCEL_OPTIONS(s->conf.cancel_budget);
+    BlkCancelOptions opts = BLK_CANCEL_OPTIONS(s->conf.cancel.budget);
 
-    if (s->conf.cancel == VIRTIO_BLK_CANCEL_OFF) {
+    if (s->conf.cancel.mode == VIRTIO_BLK_CANCEL_OFF) {
         return true;
     }
 
     if (!blk_set_cancel(s->conf.conf.blk, &opts, errp)) {
         error_prepend(errp, "cancel=%s is not possible: ",
-                      VirtioBlkCancel_str(s->conf.cancel));
+                      VirtioBlkCancel_str(s->conf.cancel.mode));
         error_append_hint(errp, "Use cancel=off.\n");
         return false;
     }
 
-    if (s->conf.cancel == VIRTIO_BLK_CANCEL_ON) {
+    if (s->conf.cancel.mode == VIRTIO_BLK_CANCEL_ON) {
         virtio_add_feature(&s->host_features, VIRTIO_BLK_F_CANCEL);
     }
     s->cancel = g_malloc0(sizeof(*s->cancel) +

@@ -25,7 +25,7 @@
 #include "hw/virtio/virtio-blk.h"
 #include "hw/virtio/virtio-blk-cancel.h"
 #include "virtio-blk-cancel-core.h"
-#include "trace.h"
+#include "trace/trace-block_cancel.h"
 
 /* A reset that took less is not worth a warning; it also limits their rate. */
 #define WARN_NS (100 * SCALE_MS)

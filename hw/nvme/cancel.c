@@ -27,7 +27,7 @@
 #include "system/block-backend.h"
 
 #include "nvme.h"
-#include "trace.h"
+#include "trace/trace-block_cancel.h"
 
 /*
  * How often a command is asked to let go.  One that refuses does so at no cost;
@@ -49,9 +49,9 @@ struct NvmeCancelFlush {
 bool nvme_cancel_ns_setup(NvmeNamespace *ns, Error **errp)
 {
     ERRP_GUARD();
-    BlkCancelOptions opts = BLK_CANCEL_OPTIONS(ns->params.cancel_budget);
+    BlkCancelOptions opts = BLK_CANCEL_OPTIONS(ns->params.cancel.budget);
 
-    if (!ns->params.cancel) {
+    if (!ns->params.cancel.on) {
         return true;
     }
     if (!blk_set_cancel(ns->blkconf.blk, &opts, errp)) {
@@ -77,9 +77,17 @@ void nvme_cancel_ns_cleanup(NvmeNamespace *ns)
     }
 }
 
+void nvme_cancel_exit(NvmeCtrl *n)
+{
+    nvme_cancel_ns_cleanup(&n->namespace);
+    if (nvme_subsys_ns(n->subsys, 1) == &n->namespace) {
+        n->subsys->namespaces[1] = NULL;
+    }
+}
+
 bool nvme_cancel_check(NvmeCtrl *n, Error **errp)
 {
-    if (n->namespace.params.cancel && !n->namespace.blkconf.blk) {
+    if (n->namespace.params.cancel.on && !n->namespace.blkconf.blk) {
         error_setg(errp, "cancel=on needs a drive");
         error_append_hint(errp, "Set it on the nvme-ns devices instead.\n");
         return false;
@@ -164,13 +172,6 @@ static void resume_fetching(NvmeCtrl *n)
     }
 }
 
-static void cancel_request(NvmeCancelCtrl *d, BlockAIOCB *acb)
-{
-    if (!cancel_too_early(acb, d->after_ms)) {
-        blk_aio_cancel_async(acb);
-    }
-}
-
 /*
  * Take @req back, to end with @status.
  *
@@ -188,10 +189,13 @@ static BlkCancelOutcome take_back(NvmeRequest *req, uint16_t status,
     stop_fetching(n);
     d->target = req;
     d->status = status;
-    d->after_ms = after_ms;
     d->canceled = false;
     for (unsigned int i = 0; d->target && i < MAX_STEPS; i++) {
-        cancel_request(d, req->aiocb);
+        BlockAIOCB *acb = req->cancel.step ? *req->cancel.step : req->aiocb;
+
+        if (acb && !cancel_too_early(acb, after_ms)) {
+            blk_aio_cancel_async(acb);
+        }
     }
     outcome = d->target   ? BLK_CANCEL_REFUSED :
               d->canceled ? BLK_CANCEL_CANCELED : BLK_CANCEL_COMPLETED;
@@ -218,7 +222,7 @@ bool nvme_cancel_abort(NvmeRequest *req)
 
     if (possible) {
         outcome = take_back(req, NVME_CMD_ABORT_REQ,
-                            ns ? ns->params.cancel_after : 0);
+                            ns ? ns->params.cancel.after_ms : 0);
     }
     trace_pci_nvme_cancel_abort(sqid, cid, possible ? name[outcome]
                                                     : "cannot be aborted");
@@ -226,17 +230,6 @@ bool nvme_cancel_abort(NvmeRequest *req)
         blk_cancel_account(ns->blkconf.blk, outcome);
     }
     return outcome == BLK_CANCEL_CANCELED;
-}
-
-bool nvme_cancel_step(NvmeRequest *req, BlockAIOCB *step)
-{
-    if (!nvme_cancel_is_target(req)) {
-        return false;
-    }
-    if (step) {
-        cancel_request(&nvme_ctrl(req)->cancel, step);
-    }
-    return true;
 }
 
 bool nvme_cancel_is_target(NvmeRequest *req)
@@ -268,6 +261,7 @@ void nvme_cancel_ended(NvmeRequest *req)
         }
     }
     req->aiocb = NULL;
+    req->cancel.step = NULL;
     req->cancel.answered = false;
 }
 

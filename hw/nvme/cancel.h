@@ -8,8 +8,8 @@
  * the deletion of a submission queue and the shutdown notification do not wait
  * for the storage.
  *
- * Hooks: ctrl.c (Abort, reset, deletion, shutdown, the cancel functions of
- * commands of several steps, where commands are fetched and where they end);
+ * Hooks: ctrl.c (Abort, reset, deletion, shutdown, where commands are fetched,
+ * where they end, and what those of several steps wait for);
  * ns.c (setup, cleanup).  In cancel-status.c is a step that commands on
  * namespaces with metadata have; hooks: ctrl.c, dif.c.
  * Everything here runs in the main loop's context with the BQL held.
@@ -20,8 +20,10 @@
 
 #include "block/aio.h"
 #include "block/blk-cancel.h"
+#include "hw/block/cancel-conf.h"
 #include "hw/block/cancel-stats.h"
 #include "qemu/queue.h"
+#include "system/dma-guard.h"
 #include "qemu/units.h"
 
 struct NvmeCtrl;
@@ -35,7 +37,6 @@ typedef struct NvmeCancelFlush NvmeCancelFlush;
 typedef struct NvmeCancelCtrl {
     struct NvmeRequest *target;     /* being taken back; NULL once it ended */
     uint16_t status;                /* which it ends with if that succeeds */
-    uint32_t after_ms;              /* it is left alone until then */
     bool canceled;                  /* the storage's answer will not be heard */
     bool deferred;                  /* there may be commands to be fetched */
     unsigned int busy;              /* no command is fetched unless 0 */
@@ -46,6 +47,7 @@ typedef struct NvmeCancelCtrl {
 /* State of one command; protected by the BQL. */
 typedef struct NvmeCancelReq {
     uint64_t round;                 /* of NvmeCancelCtrl that it was asked in */
+    BlockAIOCB **step;              /* what one of several steps waits for */
     bool answered;                  /* its question, by cancel-status.c */
     int answer;
 } NvmeCancelReq;
@@ -61,6 +63,9 @@ bool nvme_cancel_ns_setup(struct NvmeNamespace *ns, Error **errp);
 
 /* @ns leaves its BlockBackend, after its commands have been taken back. */
 void nvme_cancel_ns_cleanup(struct NvmeNamespace *ns);
+
+/* The same for the namespace that is part of a controller, which is reset. */
+void nvme_cancel_exit(struct NvmeCtrl *n);
 
 /*
  * nvme_cancel_check:
@@ -116,17 +121,6 @@ void nvme_cancel_drop_sq(struct NvmeSQueue *sq, uint16_t status);
  * Returns: false if cancelling is off, and nothing was done.
  */
 bool nvme_cancel_reset(struct NvmeCtrl *n, uint16_t status);
-
-/*
- * nvme_cancel_step:
- * @step: the block request which the command @req waits for now, or NULL
- *
- * For the cancel function of a command of several steps: cancel @step alone.
- * The command ends if that step does, and may be gone on return.
- *
- * Returns: false if @req is not being taken back; nothing was done.
- */
-bool nvme_cancel_step(struct NvmeRequest *req, BlockAIOCB *step);
 
 /*
  * nvme_cancel_is_target:

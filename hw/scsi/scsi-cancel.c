@@ -32,7 +32,7 @@
 #include "hw/block/cancel-after.h"
 #include "hw/scsi/scsi-cancel.h"
 #include "system/block-backend.h"
-#include "trace.h"
+#include "trace/trace-block_cancel.h"
 
 /* A reset that took less is not worth a warning; it also limits their rate. */
 #define WARN_NS (100 * SCALE_MS)
@@ -40,9 +40,9 @@
 bool scsi_cancel_realize(SCSIDevice *s, Error **errp)
 {
     ERRP_GUARD();
-    BlkCancelOptions opts = BLK_CANCEL_OPTIONS(s->cancel_budget);
+    BlkCancelOptions opts = BLK_CANCEL_OPTIONS(s->cancel.budget);
 
-    if (s->cancel && !blk_set_cancel(s->conf.blk, &opts, errp)) {
+    if (s->cancel.on && !blk_set_cancel(s->conf.blk, &opts, errp)) {
         error_prepend(errp, "cancel=on is not possible: ");
         error_append_hint(errp, "Use cancel=off.\n");
         return false;
@@ -52,7 +52,7 @@ bool scsi_cancel_realize(SCSIDevice *s, Error **errp)
 
 void scsi_cancel_unrealize(SCSIDevice *s)
 {
-    if (s->cancel) {
+    if (s->cancel.on) {
         blk_orphan_begin(s->conf.blk);
     }
 }
@@ -63,7 +63,7 @@ void scsi_cancel_unrealize(SCSIDevice *s)
 
 bool scsi_cancel_command(SCSIRequest *req)
 {
-    if (!req->dev->cancel) {
+    if (!req->dev->cancel.on) {
         return false;
     }
     req->cancel_yields = true;
@@ -81,7 +81,7 @@ void scsi_cancel_abort(SCSIRequest *req, Notifier *notifier)
     } else if (req->io_canceled) {
         outcome = BLK_CANCEL_CANCELED;
     }
-    if (req->dev->cancel) {
+    if (req->dev->cancel.on) {
         blk_cancel_account(req->dev->conf.blk, outcome);
     }
     scsi_req_unref(req);
@@ -91,7 +91,7 @@ bool scsi_cancel_refuses(SCSIRequest *req)
 {
     SCSIDevice *s = req->dev;
 
-    if (!req->enqueued || !cancel_too_early(req->aiocb, s->cancel_after)) {
+    if (!req->enqueued || !cancel_too_early(req->aiocb, s->cancel.after_ms)) {
         return false;
     }
     blk_cancel_account(s->conf.blk, BLK_CANCEL_REFUSED);
@@ -100,7 +100,7 @@ bool scsi_cancel_refuses(SCSIRequest *req)
 
 void scsi_cancel_abort_missed(SCSIDevice *s)
 {
-    if (s->cancel) {
+    if (s->cancel.on) {
         blk_cancel_account(s->conf.blk, BLK_CANCEL_NOT_FOUND);
     }
 }
@@ -122,7 +122,7 @@ void scsi_cancel_settle(SCSIRequest *req, bool done)
  */
 bool scsi_was_canceled(SCSIRequest *req, int ret)
 {
-    return req->dev->cancel && req->io_canceled && ret == -ECANCELED;
+    return req->dev->cancel.on && req->io_canceled && ret == -ECANCELED;
 }
 
 void scsi_cancel_account(SCSIRequest *req, int ret)
@@ -252,7 +252,7 @@ bool scsi_cancel_purge(SCSIDevice *s)
     int64_t start = get_clock();
     unsigned int left, first_left;
 
-    if (!s->cancel) {
+    if (!s->cancel.on) {
         return false;
     }
 

@@ -9,6 +9,7 @@
 #ifndef BLOCK_BLK_CANCEL_HOLD_H
 #define BLOCK_BLK_CANCEL_HOLD_H
 
+#include "block/blk-cancel.h"
 #include "block/block-common.h"
 #include "block/graph-lock.h"
 #include "system/block-backend-common.h"

@@ -11,6 +11,7 @@
 
 #include "block/aio.h"
 #include "block/blk-cancel.h"
+#include "block/blk-cancel-graph.h"
 #include "block/graph-lock.h"
 
 /* One BlockBackend's engine; NULL in BlockBackend while cancelling is off. */
@@ -37,8 +38,16 @@ typedef enum BlkCancelOp {
  */
 BlkCancel **blk_cancel_slot(BlockBackend *blk);
 
+/* block-backend.c: the coroutines of blk_aio_*(), by which it is told apart */
+void coroutine_fn blk_aio_read_entry(void *opaque);
+void coroutine_fn blk_aio_write_entry(void *opaque);
+void coroutine_fn blk_aio_pdiscard_entry(void *opaque);
+void coroutine_fn blk_aio_flush_entry(void *opaque);
+void coroutine_fn blk_aio_ioctl_entry(void *opaque);
+
 /*
  * blk_cancel_aio:
+ * @entry: what it would do otherwise; not blk_aio_ioctl_entry
  * @qiov: the caller's buffers; NULL for all but reads and writes of data
  *
  * Submit a request that blk_aio_cancel_async() can take back.  Otherwise like
@@ -47,7 +56,7 @@ BlkCancel **blk_cancel_slot(BlockBackend *blk);
  *
  * Context: any AioContext; may be called inside a coroutine.
  */
-BlockAIOCB *blk_cancel_aio(BlkCancel *d, BlkCancelOp op, int64_t offset,
+BlockAIOCB *blk_cancel_aio(BlkCancel *d, CoroutineEntry *entry, int64_t offset,
                            int64_t bytes, QEMUIOVector *qiov,
                            BdrvRequestFlags flags, BlockCompletionFunc *cb,
                            void *opaque);

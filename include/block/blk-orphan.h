@@ -46,14 +46,13 @@ bool blk_orphan_begun(BlockBackend *blk);
 /*
  * blk_orphan_adopt:
  *
- * The device model leaves @blk now.  Either @blk becomes an orphan, and is
- * referenced and let go later; or there is nothing to wait for, and cancelling
- * is switched off.
+ * The device model leaves @blk now.  Either @blk becomes an orphan, whose
+ * permissions must stay what they are, and is referenced and let go later; or
+ * there is nothing to wait for, and cancelling is switched off.
  *
  * Context: BQL held.
- * Returns: true if it is an orphan; its permissions must stay what they are.
  */
-bool blk_orphan_adopt(BlockBackend *blk);
+void blk_orphan_adopt(BlockBackend *blk);
 
 /*
  * blk_orphan_reap:

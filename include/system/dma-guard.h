@@ -34,16 +34,24 @@ typedef struct DMAGuard {
     QLIST_ENTRY(DMAGuard) next;
 } DMAGuard;
 
+/* Returns: @guard, for dma_guard_end(); see DMA_GUARD() */
+DMAGuard *dma_guard_begin(DMAGuard *guard, DeviceState *dev);
+void dma_guard_end(DMAGuard *guard);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(DMAGuard, dma_guard_end)
+
+/* For DMA_GUARD(), with a DMAGuard * or NULL. */
+#define DMA_GUARD_UNTIL_END(begun)                                      \
+    g_autoptr(DMAGuard) glue(dma_guard_, __COUNTER__) G_GNUC_UNUSED = (begun)
+
 /*
- * dma_guard_begin:
- * @guard: on the caller's stack, for dma_guard_end()
- * @dev: whose DMA this thread does from now on; for a virtio device its proxy
- *       counts as well
+ * DMA_GUARD:
+ * @dev: whose DMA this thread does from here to the end of the scope; for a
+ *       virtio device its proxy counts as well
  *
  * Context: any thread; may be nested, must not yield.
  */
-void dma_guard_begin(DMAGuard *guard, DeviceState *dev);
-void dma_guard_end(DMAGuard *guard);
+#define DMA_GUARD(dev)                                                  \
+    DMA_GUARD_UNTIL_END(dma_guard_begin(&(DMAGuard) {}, (dev)))
 
 /*
  * dma_guard_refuses:

@@ -11,6 +11,7 @@
 #ifndef SYSTEM_HOLD_VM_H
 #define SYSTEM_HOLD_VM_H
 
+#include "block/blk-hold.h"
 #include "monitor/monitor.h"
 #include "qapi/qapi-types-run-state.h"
 

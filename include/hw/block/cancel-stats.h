@@ -10,20 +10,13 @@
 #include "qom/object.h"
 
 /*
- * cancel_stats_class_init:
- * @klass: of devices that have a BlockBackend
+ * cancel_class_init:
+ * @klass: of devices that have a BlockBackend; has been given its properties
  *
- * Give them the property "cancel-stats", of type BlockHungStats.
+ * Give them the property "cancel-stats", of type BlockHungStats; and say what
+ * "cancel", "cancel-budget" and "cancel-after" are, for "-device X,help" and
+ * device-list-properties.
  */
-void cancel_stats_class_init(ObjectClass *klass);
-
-/*
- * cancel_describe_properties:
- * @klass: has been given its properties
- *
- * Say what "cancel", "cancel-budget" and "cancel-after" are, for "-device
- * X,help" and device-list-properties.
- */
-void cancel_describe_properties(ObjectClass *klass);
+void cancel_class_init(ObjectClass *klass);
 
 #endif /* HW_BLOCK_CANCEL_STATS_H */

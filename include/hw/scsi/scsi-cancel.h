@@ -16,8 +16,10 @@
 
 #include "qemu/units.h"
 #include "block/blk-cancel.h"
+#include "block/blk-orphan.h"
 #include "hw/block/cancel-stats.h"
 #include "hw/scsi/scsi.h"
+#include "system/dma-guard.h"
 
 struct VirtIOSCSI;
 

@@ -14,6 +14,8 @@
 #define HW_VIRTIO_BLK_CANCEL_H
 
 #include "qemu/host-utils.h"
+#include "qemu/iov.h"
+#include "qemu/log.h"
 #include "qemu/units.h"
 #include "block/blk-cancel.h"
 #include "hw/virtio/virtio-blk.h"
@@ -30,11 +32,27 @@
 
 extern const PropertyInfo qdev_prop_virtio_blk_cancel;
 
-#define DEFINE_PROP_VIRTIO_BLK_CANCEL(_name, _state, _field, _default)  \
-    DEFINE_PROP_SIGNED(_name, _state, _field, _default,                 \
-                       qdev_prop_virtio_blk_cancel, VirtioBlkCancel)
+#define DEFINE_VIRTIO_BLK_CANCEL_PROPERTIES(_state, _conf)              \
+    DEFINE_PROP_SIGNED("cancel", _state, _conf.mode,                    \
+                       VIRTIO_BLK_CANCEL_OFF,                           \
+                       qdev_prop_virtio_blk_cancel, VirtioBlkCancel),   \
+    DEFINE_CANCEL_LIMITS(_state, _conf)
 
 void virtio_blk_cancel_class_init(VirtioDeviceClass *vdc);
+
+/* VirtioDeviceClass::validate_features, also of vhost-user-blk */
+static inline int virtio_blk_cancel_validate_features(VirtIODevice *vdev)
+{
+    if (virtio_vdev_has_feature(vdev, VIRTIO_BLK_F_CANCEL) &&
+        (!virtio_vdev_has_feature(vdev, VIRTIO_F_VERSION_1) ||
+         virtio_vdev_has_feature(vdev, VIRTIO_F_IN_ORDER))) {
+        qemu_log_mask(LOG_GUEST_ERROR, "%s: VIRTIO_BLK_F_CANCEL needs "
+                      "VIRTIO_F_VERSION_1 and excludes VIRTIO_F_IN_ORDER\n",
+                      vdev->name);
+        return -EINVAL;
+    }
+    return 0;
+}
 
 /*
  * virtio_blk_cancel_realize:
@@ -169,55 +187,67 @@ bool virtio_blk_cancel_handle(VirtIOBlockReq *req, MultiReqBuffer *mrb,
  */
 bool virtio_blk_cancel_finish(VirtIOBlockReq *req);
 
+/* See virtio_blk_cancel_complete() */
+uint8_t virtio_blk_cancel_do_complete(VirtIOBlockReq *req, uint8_t status);
+
 /*
- * virtio_blk_cancel_status:
+ * virtio_blk_cancel_complete:
  *
- * The same for callbacks that have more to free than the request.
+ * For virtio_blk_req_complete(): the device does not hold @req any more.
  *
- * Returns: VIRTIO_BLK_S_CANCELED if the request was taken back, else @status.
+ * Returns: @status; or VIRTIO_BLK_S_CANCELED if it is the error of a request
+ * that was taken back, which is accounted as that then.
  */
-uint8_t virtio_blk_cancel_status(VirtIOBlockReq *req, uint8_t status);
+static inline uint8_t virtio_blk_cancel_complete(VirtIOBlockReq *req,
+                                                 uint8_t status)
+{
+    return req->dev->cancel ? virtio_blk_cancel_do_complete(req, status)
+                            : status;
+}
+
+/*
+ * virtio_blk_free_request:
+ *
+ * Free a request that was not completed.
+ */
+void virtio_blk_free_request(VirtIOBlockReq *req);
 
 /* See virtio_blk_cancel_parse() */
-size_t virtio_blk_cancel_do_parse(VirtIOBlockReq *req);
+bool virtio_blk_cancel_do_parse(VirtIOBlockReq *req, struct iovec **out_iov,
+                                unsigned int *out_num);
 
 /*
  * virtio_blk_cancel_parse:
  * @req: a request with @req->out filled in
+ * @out_iov, @out_num: what the driver has written; advanced behind the header
  *
  * Note that the device holds @req, and read its tag if it has one.  From now
  * on it is a possible target.
  *
- * Returns: the length of its header, or 0 if it is too short and the device
- * needs a reset.
+ * Returns: false if the header is too short and the device needs a reset.
  */
-static inline size_t virtio_blk_cancel_parse(VirtIOBlockReq *req)
+static inline bool virtio_blk_cancel_parse(VirtIOBlockReq *req,
+                                           struct iovec **out_iov,
+                                           unsigned int *out_num)
 {
-    if (likely(!req->dev->cancel)) {
-        return sizeof(req->out);
+    if (unlikely(req->dev->cancel)) {
+        return virtio_blk_cancel_do_parse(req, out_iov, out_num);
     }
-    return virtio_blk_cancel_do_parse(req);
+    iov_discard_front_undoable(out_iov, out_num, sizeof(req->out),
+                               &req->outhdr_undo);
+    return true;
 }
 
 /*
- * virtio_blk_cancel_dma_begin:
+ * VIRTIO_BLK_CANCEL_DMA_GUARD:
  *
- * What this thread reads and writes for the device until
- * virtio_blk_cancel_dma_end() does not reach the device's own registers.
+ * What this thread reads and writes for the device until the end of the scope
+ * does not reach the device's own registers.
  */
-static inline void virtio_blk_cancel_dma_begin(VirtIOBlock *s, DMAGuard *guard)
-{
-    if (s->cancel) {
-        dma_guard_begin(guard, &s->parent_obj.parent_obj);
-    }
-}
-
-static inline void virtio_blk_cancel_dma_end(VirtIOBlock *s, DMAGuard *guard)
-{
-    if (s->cancel) {
-        dma_guard_end(guard);
-    }
-}
+#define VIRTIO_BLK_CANCEL_DMA_GUARD(s)                                  \
+    DMA_GUARD_UNTIL_END((s)->cancel ?                                   \
+                        dma_guard_begin(&(DMAGuard) {},                 \
+                                        &(s)->parent_obj.parent_obj) : NULL)
 
 /*
  * virtio_blk_cancel_merges:
@@ -241,7 +271,7 @@ static inline bool virtio_blk_cancel_merges(VirtIOBlock *s)
 static inline uint32_t virtio_blk_cancel_max_merge(VirtIOBlock *s,
                                                    uint32_t max_transfer)
 {
-    return s->cancel ? MIN(max_transfer, pow2floor(s->conf.cancel_budget)) :
+    return s->cancel ? MIN(max_transfer, pow2floor(s->conf.cancel.budget)) :
                        max_transfer;
 }
 
@@ -249,17 +279,17 @@ static inline uint32_t virtio_blk_cancel_max_merge(VirtIOBlock *s,
 #define VIRTIO_BLK_CANCEL_MAX_SECTORS (64 * MiB / BDRV_SECTOR_SIZE)
 
 /*
- * virtio_blk_cancel_max_sectors:
+ * virtio_blk_cancel_range:
  * @max_sectors: of a discard or write zeroes, as the device accepts it
  *
  * Returns: what a driver is told.  Once cancelled it blocks its range until it
  * has ended, so with cancel=on it is to be small, unless the user says
  * otherwise.  A driver that came from elsewhere and knows of more is served.
  */
-static inline uint32_t virtio_blk_cancel_max_sectors(VirtIOBlock *s,
-                                                     uint32_t max_sectors)
+static inline uint32_t virtio_blk_cancel_range(VirtIOBlock *s,
+                                               uint32_t max_sectors)
 {
-    if (s->conf.cancel == VIRTIO_BLK_CANCEL_ON &&
+    if (s->conf.cancel.mode == VIRTIO_BLK_CANCEL_ON &&
         max_sectors == BDRV_REQUEST_MAX_SECTORS) {
         return VIRTIO_BLK_CANCEL_MAX_SECTORS;
     }

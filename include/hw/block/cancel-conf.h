@@ -1,0 +1,31 @@
+/*
+ * Devices with cancel=: their properties
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef HW_BLOCK_CANCEL_CONF_H
+#define HW_BLOCK_CANCEL_CONF_H
+
+#include "block/blk-cancel.h"
+#include "hw/qdev-properties.h"
+#include "qapi/qapi-types-block-hung.h"
+
+/* Set once */
+typedef struct CancelConf {
+    VirtioBlkCancel mode;       /* of virtio-blk */
+    bool on;                    /* of other devices */
+    uint64_t budget;            /* bytes */
+    uint32_t after_ms;
+} CancelConf;
+
+#define DEFINE_CANCEL_LIMITS(_state, _conf)                             \
+    DEFINE_PROP_SIZE("cancel-budget", _state, _conf.budget,             \
+                     BLK_CANCEL_DEFAULT_BUDGET),                        \
+    DEFINE_PROP_UINT32("cancel-after", _state, _conf.after_ms, 0)
+
+#define DEFINE_CANCEL_PROPERTIES(_state, _conf)                         \
+    DEFINE_PROP_BOOL("cancel", _state, _conf.on, false),                \
+    DEFINE_CANCEL_LIMITS(_state, _conf)
+
+#endif /* HW_BLOCK_CANCEL_CONF_H */
