@@ -6,7 +6,8 @@
  * blk-cancel.c has a request's life, and cancels it; blk-cancel-wait.c the
  * places where it waits before it is issued, but for the fence, which is in
  * blk-cancel-fence.c; blk-cancel-buffer.c the buffers that data goes through;
- * blk-cancel-zoned.c what only zoned storage has; blk-cancel-stats.c counts.
+ * blk-cancel-zoned.c what only zoned storage has; blk-cancel-stats.c counts;
+ * blk-cancel-switch.c creates and frees all this.
  */
 
 #ifndef BLOCK_BLK_CANCEL_CORE_H
@@ -42,7 +43,7 @@ typedef QTAILQ_HEAD(, BlkCancelWaiter) BlkCancelWaiterList;
 
 struct BlkCancelWaiter {
     /* Written by the coroutine before it waits */
-    Coroutine *co;
+    Coroutine *co;              /* NULL: it has not been created yet */
     BlkCancelReq *req;          /* NULL: not one of ours, at the fence only */
     int64_t offset;
     int64_t bytes;
@@ -198,7 +199,7 @@ struct BlkCancelReq {
         QSLIST_ENTRY(BlkCancelReq) unused; /* when it is over */
     };
 
-    BlkCancelWaiter waiter;     /* initialised by the first wait */
+    BlkCancelWaiter waiter;
 
     /* Protected by BlkCancel.lock, meaningful while abandoned */
     bool abandoned;             /* read by the thread of @ctx->ctx as well */
@@ -217,6 +218,9 @@ BlkCancelReq *blk_cancel_new_req(BlkCancel *d, BlkCancelOp op, int64_t offset,
                                  BdrvRequestFlags flags,
                                  BlockCompletionFunc *cb, void *opaque);
 BlockAIOCB *blk_cancel_submit(BlkCancelReq *r);
+
+/* Create its coroutine and enter it.  Context: the thread of @r->ctx->ctx. */
+void blk_cancel_start(BlkCancelReq *r);
 
 /* Whether the operation is one of blk-cancel-zoned.c. */
 static inline bool blk_cancel_is_zone_op(const BlkCancelReq *r)
@@ -254,6 +258,13 @@ void coroutine_fn blk_cancel_co_admit(BlkCancelReq *r);
 bool blk_cancel_unwait(BlkCancelReq *r);
 
 /*
+ * Called with d->lock held: put @w, which is to be woken by the others' end, on
+ * @list.
+ */
+void blk_cancel_wait_locked(BlkCancel *d, BlkCancelWaiter *w,
+                            BlkCancelWaiterList *list, BlkCancelWait where);
+
+/*
  * blk_cancel_co_wait_unlock:
  *
  * Called with d->lock held, which is released while waiting and not taken
@@ -281,6 +292,28 @@ void blk_cancel_wake_later(BlkCancelWaiterList *woken);
 
 /* Wait behind what is abandoned, at the fence and then in the damper. */
 void coroutine_fn blk_cancel_co_pass_fence(BlkCancel *d, BlkCancelWaiter *w);
+
+/*
+ * blk_cancel_waits_to_start:
+ *
+ * While so much is abandoned that the host's memory is at stake, a request
+ * waits before it has a coroutine.
+ *
+ * Returns: true if blk_cancel_start() is called later, when others have ended.
+ */
+bool blk_cancel_waits_to_start(BlkCancelReq *r);
+
+/*
+ * blk_cancel_is_full:
+ *
+ * Context: any thread.
+ * Returns: whether so much is abandoned, of all BlockBackends, that the host
+ * might have no room for the coroutines of more.
+ */
+bool blk_cancel_is_full(void);
+
+/* How much that is.  BQL. */
+void blk_cancel_find_limit(void);
 
 /* @r is abandoned from now on: requests that come later wait behind it. */
 void blk_cancel_enter_abandoned(BlkCancelReq *r);

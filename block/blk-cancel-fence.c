@@ -15,6 +15,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/cutils.h"
 #include "qemu/lockable.h"
 #include "block/block_int.h"
 #include "system/block-backend.h"
@@ -135,19 +136,58 @@ static void coroutine_fn damper_co_pass(BlkCancel *d, BlkCancelWaiter *w)
         return;
     }
     qemu_mutex_lock(&d->lock);
-    while (d->nr_abandoned >= d->opts.max_abandoned) {
-        blk_cancel_co_wait_unlock(d, w, &d->for_end, WAIT_DAMPER);
-        if (w->req->canceled) {
-            return;
-        }
-        qemu_mutex_lock(&d->lock);
-    }
     region = g_hash_table_lookup(d->regions, &number);
     if (!region || !region_is_full_locked(d, region)) {
         qemu_mutex_unlock(&d->lock);
         return;
     }
     blk_cancel_co_wait_unlock(d, w, &region->waiters, WAIT_DAMPER);
+}
+
+/*
+ * All together: each that is abandoned has a coroutine, whose stack takes two
+ * of the mappings that the host allows a process.
+ */
+
+/* Mappings that others have */
+#define MAPS_OF_OTHERS  5000
+
+static unsigned int nr_all;             /* of all engines; atomic */
+static unsigned int max_all = UINT_MAX; /* atomic */
+
+void blk_cancel_find_limit(void)
+{
+    g_autofree char *contents = NULL;
+    int maps;
+
+    /* A third of the stacks is for requests that are not abandoned */
+    if (g_file_get_contents("/proc/sys/vm/max_map_count", &contents, NULL,
+                            NULL) &&
+        qemu_strtoi(contents, NULL, 10, &maps) == 0) {
+        qatomic_set(&max_all, MAX(maps - MAPS_OF_OTHERS, MAPS_OF_OTHERS) / 3);
+    }
+}
+
+bool blk_cancel_is_full(void)
+{
+    return qatomic_read(&nr_all) >= qatomic_read(&max_all);
+}
+
+bool blk_cancel_waits_to_start(BlkCancelReq *r)
+{
+    BlkCancel *d = r->ctx->d;
+
+    if (likely(qatomic_read(&d->nr_abandoned) < d->opts.max_abandoned) ||
+        r->probe) {
+        return false;
+    }
+
+    QEMU_LOCK_GUARD(&d->lock);
+    if (d->nr_abandoned < d->opts.max_abandoned) {
+        return false;
+    }
+    blk_cancel_wait_locked(d, &r->waiter, &d->for_end, WAIT_DAMPER);
+    return true;
 }
 
 /* Called with d->lock held. */
@@ -225,6 +265,7 @@ void blk_cancel_enter_abandoned(BlkCancelReq *r)
         interval_tree_insert(&r->range, &d->fences);
     }
     qatomic_store_release(&d->nr_abandoned, d->nr_abandoned + 1);
+    qatomic_inc(&nr_all);
 }
 
 void blk_cancel_leave_abandoned(BlkCancelReq *r)
@@ -236,6 +277,7 @@ void blk_cancel_leave_abandoned(BlkCancelReq *r)
         blk_cancel_stats_leave_locked(r);
         QTAILQ_REMOVE(&d->abandoned, r, next);
         qatomic_set(&d->nr_abandoned, d->nr_abandoned - 1);
+        qatomic_dec(&nr_all);
         d->abandoned_cost -= cost(r);
         region_leave_locked(r, &woken);
         if (fences(r)) {

@@ -42,13 +42,24 @@ void blk_cancel_unwait_locked(BlkCancel *d, BlkCancelWaiter *w,
     }
 }
 
+/* Context: the thread of the request */
+static void blk_cancel_start_bh(void *opaque)
+{
+    blk_cancel_start(opaque);
+}
+
 void blk_cancel_wake(BlkCancelWaiterList *woken)
 {
     BlkCancelWaiter *w;
 
     while ((w = QTAILQ_FIRST(woken))) {
         QTAILQ_REMOVE(woken, w, next);
-        aio_co_wake(w->co);
+        if (w->co) {
+            aio_co_wake(w->co);
+        } else {
+            aio_bh_schedule_oneshot(w->req->ctx->ctx, blk_cancel_start_bh,
+                                    w->req);
+        }
     }
 }
 
@@ -62,19 +73,25 @@ void blk_cancel_wake_later(BlkCancelWaiterList *woken)
     }
 }
 
-void coroutine_fn blk_cancel_co_wait_unlock(BlkCancel *d, BlkCancelWaiter *w,
-                                            BlkCancelWaiterList *list,
-                                            BlkCancelWait where)
+void blk_cancel_wait_locked(BlkCancel *d, BlkCancelWaiter *w,
+                            BlkCancelWaiterList *list, BlkCancelWait where)
 {
     trace_blk_cancel_wait(d->blk, w->req, where, w->offset, w->bytes);
     if (w->req) {
         w->req->waited = true;
     }
-    w->co = qemu_coroutine_self();
     w->where = where;
     w->list = list;
     d->waiting[where]++;
     QTAILQ_INSERT_TAIL(list, w, next);
+}
+
+void coroutine_fn blk_cancel_co_wait_unlock(BlkCancel *d, BlkCancelWaiter *w,
+                                            BlkCancelWaiterList *list,
+                                            BlkCancelWait where)
+{
+    w->co = qemu_coroutine_self();
+    blk_cancel_wait_locked(d, w, list, where);
     qemu_mutex_unlock(&d->lock);
     qemu_coroutine_yield();
 }
@@ -154,7 +171,6 @@ void coroutine_fn blk_cancel_co_admit(BlkCancelReq *r)
 {
     BlkCancel *d = r->ctx->d;
 
-    r->waiter.req = r;
     if (unlikely(blk_cancel_must_park(r))) {
         blk_cancel_co_park(r);
     }

@@ -34,12 +34,8 @@
 #include "qemu/lockable.h"
 #include "qemu/memalign.h"
 #include "qemu/rcu_queue.h"
-#include "qapi/error.h"
-#include "block/blk-cancel-graph.h"
 #include "block/block_int.h"
-#include "block/thread-pool-overdue.h"
 #include "system/block-backend.h"
-#include "system/replay.h"
 #include "blk-cancel-core.h"
 #include "trace/trace-block_cancel.h"
 
@@ -320,7 +316,8 @@ static bool blk_cancel_can_abandon(BlkCancelReq *r)
         return false;
     }
     /* Whoever probes asks once, and counts on having it back */
-    return r->probe || blk_cancel_has_room(r->ctx->d);
+    return r->probe ||
+           (!blk_cancel_is_full() && blk_cancel_has_room(r->ctx->d));
 }
 
 static void blk_cancel_aio_cancel_async(BlockAIOCB *acb)
@@ -335,7 +332,7 @@ static void blk_cancel_aio_cancel_async(BlockAIOCB *acb)
     case BLK_CANCEL_NEW:
     case BLK_CANCEL_WAITING:
         trace_blk_cancel_asked(blk, acb, "waiting");
-        wake = r->state == BLK_CANCEL_WAITING && blk_cancel_unwait(r);
+        wake = blk_cancel_unwait(r);
         break;
     case BLK_CANCEL_ISSUED:
         if (!blk_cancel_can_abandon(r)) {
@@ -363,8 +360,11 @@ static void blk_cancel_aio_cancel_async(BlockAIOCB *acb)
     qemu_aio_ref(acb);
     blk_cancel_complete(r, -ECANCELED);
     qemu_aio_unref(acb);
-    if (wake) {
+    if (wake && r->co) {
         aio_co_wake(r->co);
+    } else if (wake) {
+        trace_blk_cancel_end(blk, r, -ECANCELED);
+        blk_cancel_end(r);
     }
 }
 
@@ -438,6 +438,7 @@ BlkCancelReq *blk_cancel_new_req(BlkCancel *d, BlkCancelOp op, int64_t offset,
         .refcnt = 1,
     };
     r->ctx = ctx;
+    r->co = NULL;
     r->op = op;
     r->flags = flags;
     r->offset = offset;
@@ -458,10 +459,18 @@ BlkCancelReq *blk_cancel_new_req(BlkCancel *d, BlkCancelOp op, int64_t offset,
     r->buf = NULL;
     /* Drivers look at an empty vector as well, after the caller's has gone */
     qemu_iovec_init_external(&r->bounce, NULL, 0);
+    r->waiter.co = NULL;
+    r->waiter.req = r;
     r->waiter.list = NULL;
     r->waiter.offset = offset;
     r->waiter.bytes = bytes;
     return r;
+}
+
+void blk_cancel_start(BlkCancelReq *r)
+{
+    r->co = qemu_coroutine_create(blk_cancel_entry, r);
+    aio_co_enter(r->ctx->ctx, r->co);
 }
 
 BlockAIOCB *blk_cancel_submit(BlkCancelReq *r)
@@ -473,8 +482,9 @@ BlockAIOCB *blk_cancel_submit(BlkCancelReq *r)
     blk_inc_in_flight(blk);
     /* Before it is asked whether it is held; pairs with blk_cancel_hold() */
     smp_mb__after_rmw();
-    r->co = qemu_coroutine_create(blk_cancel_entry, r);
-    aio_co_enter(r->ctx->ctx, r->co);
+    if (likely(!blk_cancel_waits_to_start(r))) {
+        blk_cancel_start(r);
+    }
 
     r->has_returned = true;
     if (r->state == BLK_CANCEL_RETURNED) {
@@ -505,115 +515,4 @@ BlockAIOCB *blk_cancel_aio_probe(BlkCancel *d, BlockCompletionFunc *cb,
 
     r->probe = true;
     return blk_cancel_submit(r);
-}
-
-/*
- * Switching on and off, and looking at it
- */
-
-static BlkCancel *blk_cancel_new(BlockBackend *blk,
-                                 const BlkCancelOptions *opts)
-{
-    BlkCancel *d = qemu_memalign(__alignof__(BlkCancel), sizeof(*d));
-
-    *d = (BlkCancel) {
-        .blk = blk,
-        .tgm = &blk_get_public(blk)->throttle_group_member,
-        .opts = *opts,
-        .budget = opts->budget,
-        .regions = g_hash_table_new_full(g_int64_hash, g_int64_equal, NULL,
-                                         g_free),
-    };
-    if (!d->opts.max_abandoned) {
-        d->opts.max_abandoned = BLK_CANCEL_DEFAULT_MAX;
-    }
-    qemu_mutex_init(&d->lock);
-    QTAILQ_INIT(&d->abandoned);
-    QTAILQ_INIT(&d->parked);
-    QTAILQ_INIT(&d->for_buffer);
-    QTAILQ_INIT(&d->for_end);
-    blk_cancel_stats_init(d);
-    blk_cancel_register(d);
-    blk_cancel_share_budget();
-    return d;
-}
-
-static void blk_cancel_free(BlkCancel *d)
-{
-    BlkCancelCtx *ctx;
-    BlkCancelReq *r;
-
-    blk_cancel_unregister(d);
-    blk_cancel_share_budget();
-    blk_cancel_stats_cleanup(d);
-    assert(QTAILQ_EMPTY(&d->abandoned));
-    assert(QTAILQ_EMPTY(&d->parked));
-    assert(QTAILQ_EMPTY(&d->for_buffer));
-    assert(QTAILQ_EMPTY(&d->for_end));
-    for (int i = 0; i < BLK_CANCEL_CTX_BUCKETS; i++) {
-        while ((ctx = QSLIST_FIRST(&d->ctxs[i]))) {
-            QSLIST_REMOVE_HEAD(&d->ctxs[i], next);
-            assert(QTAILQ_EMPTY(&ctx->issued));
-            blk_cancel_free_idle(ctx);
-            while ((r = QSLIST_FIRST(&ctx->unused))) {
-                QSLIST_REMOVE_HEAD(&ctx->unused, unused);
-                g_free(r);
-            }
-            qemu_vfree(ctx);
-        }
-    }
-    g_hash_table_destroy(d->regions);
-    qemu_mutex_destroy(&d->lock);
-    qemu_vfree(d);
-}
-
-bool blk_set_cancel(BlockBackend *blk, const BlkCancelOptions *opts,
-                    Error **errp)
-{
-    BlkCancel **slot = blk_cancel_slot(blk);
-    GLOBAL_STATE_CODE();
-
-    if (opts && replay_mode != REPLAY_MODE_NONE) {
-        error_setg(errp, "Requests cannot be cancelled under record/replay");
-        return false;
-    }
-    if (*slot) {
-        blk_drain(blk);
-
-        /*
-         * See all that the threads of the last requests have written.  The
-         * drained section sees to that with a fence; this says so in a way that
-         * ThreadSanitizer understands.
-         */
-        blk_inc_in_flight(blk);
-        blk_dec_in_flight(blk);
-        thread_pool_overdue_enable(false);
-        blk_cancel_free(*slot);
-        *slot = NULL;
-    }
-    if (opts) {
-        blk_drain(blk);
-        *slot = blk_cancel_new(blk, opts);
-        thread_pool_overdue_enable(true);
-        blk_cancel_graph_switch_on(blk_bs(blk));
-    }
-    return true;
-}
-
-void blk_cancel_query(BlockBackend *blk, BlkCancelInfo *info)
-{
-    BlkCancel *d = *blk_cancel_slot(blk);
-
-    *info = (BlkCancelInfo) {};
-    if (!d) {
-        return;
-    }
-
-    QEMU_LOCK_GUARD(&d->lock);
-    info->abandoned = d->nr_abandoned;
-    info->budget_used = blk_cancel_budget_used_locked(d);
-    info->waiting_drained = d->waiting[WAIT_DRAINED];
-    info->waiting_budget = d->waiting[WAIT_BUFFER];
-    info->waiting_fence = d->waiting[WAIT_FENCE] + d->waiting[WAIT_DAMPER];
-    blk_cancel_stats_query_locked(d, info);
 }

@@ -56,9 +56,10 @@ typedef struct BlkCancelOptions {
     uint64_t region;
 
     /*
-     * While so many requests are abandoned in all, none is issued: each has a
-     * coroutine, which the budget does not count.  When an eighth of them are, a
-     * region with one takes no more.  0: BLK_CANCEL_DEFAULT_MAX.
+     * While so many requests are abandoned in all, new ones are not begun: each
+     * has a coroutine, which the budget does not count.  So there are fewer
+     * coroutines than this and what the device has queues for.  When an eighth
+     * of them are, a region with one takes no more.  0: BLK_CANCEL_DEFAULT_MAX.
      */
     unsigned int max_abandoned;
 } BlkCancelOptions;

@@ -296,6 +296,7 @@ void add_damper_tests(void);
 void add_drain_tests(void);
 void add_throttle_tests(void);
 void add_load_tests(void);
+void add_scale_tests(void);
 void add_zoned_tests(void);
 void add_stats_tests(void);
 

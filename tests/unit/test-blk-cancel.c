@@ -655,6 +655,7 @@ int main(int argc, char **argv)
     add_drain_tests();
     add_throttle_tests();
     add_load_tests();
+    add_scale_tests();
     add_zoned_tests();
     add_hold_tests();
     add_stats_tests();
