@@ -37,6 +37,7 @@
 #include "block/block_int.h"
 #include "system/block-backend.h"
 #include "blk-cancel-core.h"
+#include "trace.h"
 #include "trace/trace-block_cancel.h"
 
 /* Requests that a cancel was refused, and that have ended; atomic */
