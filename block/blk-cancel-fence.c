@@ -158,12 +158,13 @@ static unsigned int max_all = UINT_MAX; /* atomic */
 void blk_cancel_find_limit(void)
 {
     g_autofree char *contents = NULL;
+    const char *end;
     int maps;
 
     /* A third of the stacks is for requests that are not abandoned */
     if (g_file_get_contents("/proc/sys/vm/max_map_count", &contents, NULL,
                             NULL) &&
-        qemu_strtoi(contents, NULL, 10, &maps) == 0) {
+        qemu_strtoi(contents, &end, 10, &maps) == 0) {
         qatomic_set(&max_all, MAX(maps - MAPS_OF_OTHERS, MAPS_OF_OTHERS) / 3);
     }
 }
