@@ -252,6 +252,9 @@ def test_report_of_nothing(guest):
 
 def test_probe_fails(guest):
     """What the driver has set up is stopped before it is taken down."""
+    if int(guest.run("uname -r").split(".")[0]) < 7:
+        pytest.skip("before 7 the block layer leaves a timer armed then, in "
+                    "memory that it frees")
     guest.load_driver()
     # One is the bus', when the device is there, and one the driver's.
     guest.run("insmod /lib/modules/test/fake_blk.ko zoned=Y bad_reports=9")
