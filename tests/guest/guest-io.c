@@ -10,8 +10,11 @@
  *   guest-io reset SCSI-DISK device|target|bus|host [STATE]
  *   guest-io heartbeat PIDFILE
  *   guest-io memory MEGABYTES FILE
+ *   guest-io tsc
  *
- * Linked statically, because the guest has no libraries.
+ * Linked statically, because the guest has no libraries.  The last one is for
+ * the host: how many ticks a millisecond its time stamp counter has, which an
+ * emulated guest sees as its own; 0 if there is none.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -500,6 +503,28 @@ static int main_memory(size_t size, const char *file)
     return 0;
 }
 
+static uint64_t ticks(void)
+{
+#ifdef __x86_64__
+    return __builtin_ia32_rdtsc();
+#else
+    return 0;
+#endif
+}
+
+static int main_tsc(void)
+{
+    uint64_t begin = now_ns(), first = ticks(), end, last;
+
+    do {
+        end = now_ns();
+        last = ticks();
+    } while (end - begin < 100000000);
+    printf("%llu\n", (unsigned long long)
+           ((last - first) * 1e6 / (end - begin)));
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     setvbuf(stdout, NULL, _IOLBF, 64 * 1024);
@@ -515,6 +540,9 @@ int main(int argc, char **argv)
     if (argc == 4 && !strcmp(argv[1], "memory")) {
         return main_memory(parse_number(argv[2]) << 20, argv[3]);
     }
-    fprintf(stderr, "usage: guest-io io|reset|heartbeat|memory ...\n");
+    if (argc == 2 && !strcmp(argv[1], "tsc")) {
+        return main_tsc();
+    }
+    fprintf(stderr, "usage: guest-io io|reset|heartbeat|memory|tsc ...\n");
     return 2;
 }

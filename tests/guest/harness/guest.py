@@ -8,6 +8,7 @@ import re
 import shlex
 import signal
 import socket
+import subprocess
 import threading
 import time
 from dataclasses import dataclass, field
@@ -40,6 +41,14 @@ RESET = r"virtio_set_status vdev \S+ val 0$"
 STOPPED = r"runstate_set .* \(paused\)$"
 SHUTDOWN = r"qemu_system_shutdown_request .*"
 WAITS = r"blk_cancel_wait .*"
+
+
+def tsc_argument(build):
+    """How fast the guest's clock ticks. A guest that has to find out on a busy
+    host may be wrong by far, and its time-outs with it."""
+    khz = subprocess.run([build.guest_io, "tsc"], check=True, text=True,
+                         stdout=subprocess.PIPE).stdout.strip()
+    return f" tsc_early_khz={khz}" if int(khz) else ""
 
 
 class GuestGone(Exception):
@@ -249,7 +258,8 @@ class Guest:
                 "-boot", "strict=on",
                 "-m", "512", "-nodefaults", "-no-user-config", "-no-reboot",
                 "-display", "none", "-kernel", build.kernel,
-                "-initrd", build.initramfs, "-append", KERNEL_ARGS,
+                "-initrd", build.initramfs, "-append",
+                KERNEL_ARGS + tsc_argument(build),
                 "-serial", f"file:{self.serial_log}", "-D", self.trace_log]
         for directory in FIRMWARE:
             args += ["-L", directory]
