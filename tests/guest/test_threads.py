@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A host that allows QEMU few threads: nothing ends it, and nothing fails."""
 
-from pathlib import Path
-
 import pytest
 
 from checks import (IO_TIMEOUT, LATEST, assert_fine, assert_timed_out, seeds,
                     store)
 from harness.guest import Disk, Guest
-from harness.process import wait_until
+from harness.limits import Cgroup, NoCgroup
 from harness.servers import make_image
 
 MANY = 200
@@ -16,59 +14,19 @@ MANY = 200
 # QEMU has about ten threads when it is idle.
 LIMIT = 50
 
-CGROUPS = [Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup")]
-
 pytestmark = [
     pytest.mark.usefixtures("need_fuse"),
     pytest.mark.parametrize("aio", ["threads", "io_uring", "native"]),
 ]
 
 
-class Cgroup:
-    """A control group that limits the number of threads."""
-
-    def __init__(self, name):
-        root = next((root for root in CGROUPS
-                     if (root / "cgroup.procs").exists() and
-                     (root != CGROUPS[1] or "pids" in
-                      (root / "cgroup.subtree_control").read_text())), None)
-        if not root:
-            pytest.skip("no pids controller")
-        self._directory = root / name
-        try:
-            self._directory.mkdir()
-        except OSError as error:
-            pytest.skip(f"no control group to be had: {error}")
-
-    def limit(self, count):
-        """As many threads, and no more."""
-        (self._directory / "pids.max").write_text(f"{count}\n")
-
-    def count(self):
-        """How many threads there are."""
-        return int((self._directory / "pids.current").read_text())
-
-    def prefix(self):
-        """What starts a command in it."""
-        return ["sh", "-c", 'echo $$ > "$0/cgroup.procs"; exec "$@"',
-                str(self._directory)]
-
-    def remove(self):
-        """It is empty, or soon will be."""
-        wait_until(self._try_remove, "the control group to be empty")
-
-    def _try_remove(self):
-        try:
-            self._directory.rmdir()
-        except OSError:
-            return False
-        return True
-
-
 @pytest.fixture
 def cgroup(rig):
     """An empty one."""
-    group = Cgroup(rig.directory.name)
+    try:
+        group = Cgroup(rig.directory.name)
+    except NoCgroup as reason:
+        pytest.skip(str(reason))
     yield group
     # QEMU ends first, and only when the storage answers.
     rig.close()
