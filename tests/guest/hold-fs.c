@@ -1,7 +1,8 @@
 /*
  * A FUSE file system with one file, "disk", backed by a real file, that can be
  * told to hold requests: they arrive here and are not answered until released.
- * For the processes on the host this is storage that hangs, close up.
+ * For the processes on the host this is storage that hangs, close up.  It can
+ * be slow or fail as well, also in a part of the file.
  *
  *   hold-fs BACKING-FILE MOUNTPOINT CONTROL-SOCKET
  *
@@ -12,6 +13,11 @@
  *   hold-all  hold everything else as well                  -> ok
  *   release   let go of everything that is held             -> ok
  *   held      how many requests are held just now           -> NUMBER
+ *   rule OPS FROM LENGTH hold|delay|fail NUMBER             -> ok
+ *             of the requests OPS (r, w, f for fsync, d for a punched hole, z
+ *             for a zeroed range) that touch this range hold each, let it take
+ *             NUMBER ms, or fail it with errno NUMBER.  The first of up to
+ *             eight rules that fits counts, until the next release.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -53,16 +59,72 @@ static bool holding;                /* under lock */
 static bool holding_all;            /* under lock; then @holding, too */
 static unsigned held;               /* under lock */
 
-/* Called at the start of each request; returns when it may be served. */
-static void gate(void)
+enum action { HOLD, DELAY, FAIL };
+
+static struct rule {
+    char ops[8];
+    off_t from, length;
+    enum action action;
+    int number;                     /* ms, or an errno */
+} rules[8];                         /* under lock */
+static unsigned nr_rules;           /* under lock */
+
+/* Called with lock held.  An fsync touches every range. */
+static const struct rule *find_rule(char op, off_t offset, off_t length)
 {
+    for (unsigned i = 0; i < nr_rules; i++) {
+        const struct rule *rule = &rules[i];
+
+        if (strchr(rule->ops, op) &&
+            (op == 'f' || (offset < rule->from + rule->length &&
+                           rule->from < offset + length))) {
+            return rule;
+        }
+    }
+    return NULL;
+}
+
+/* Returns: whether the time has not come.  Waits, with lock given up. */
+static bool wait_until(const struct timespec *arrival, int ms)
+{
+    struct timespec end = *arrival;
+
+    end.tv_sec += ms / 1000;
+    end.tv_nsec += ms % 1000 * 1000000L;
+    if (end.tv_nsec >= 1000000000L) {
+        end.tv_sec++;
+        end.tv_nsec -= 1000000000L;
+    }
+    return pthread_cond_clockwait(&released, &lock, CLOCK_MONOTONIC, &end) !=
+           ETIMEDOUT;
+}
+
+/*
+ * Called at the start of each request; returns when it may be served, with 0 or
+ * the negative errno that it is to fail with.
+ */
+static int gate(char op, off_t offset, off_t length)
+{
+    const struct rule *rule;
+    struct timespec arrival;
+    int ret;
+
+    clock_gettime(CLOCK_MONOTONIC, &arrival);
     pthread_mutex_lock(&lock);
     held++;
-    while (holding) {
-        pthread_cond_wait(&released, &lock);
+    for (;;) {
+        rule = find_rule(op, offset, length);
+        if (holding || (rule && rule->action == HOLD)) {
+            pthread_cond_wait(&released, &lock);
+        } else if (!rule || rule->action != DELAY ||
+                   !wait_until(&arrival, rule->number)) {
+            break;
+        }
     }
     held--;
+    ret = rule && rule->action == FAIL ? -rule->number : 0;
     pthread_mutex_unlock(&lock);
+    return ret;
 }
 
 /* The same for what is held only when nothing at all is to be served. */
@@ -164,9 +226,11 @@ static int hold_lock(const char *path, struct fuse_file_info *fi, int command,
 static int hold_read(const char *path, char *buf, size_t size, off_t offset,
                      struct fuse_file_info *fi)
 {
-    ssize_t ret;
+    ssize_t ret = gate('r', offset, size);
 
-    gate();
+    if (ret < 0) {
+        return ret;
+    }
     ret = pread(backing, buf, size, offset);
     return ret < 0 ? -errno : ret;
 }
@@ -174,9 +238,11 @@ static int hold_read(const char *path, char *buf, size_t size, off_t offset,
 static int hold_write(const char *path, const char *buf, size_t size,
                       off_t offset, struct fuse_file_info *fi)
 {
-    ssize_t ret;
+    ssize_t ret = gate('w', offset, size);
 
-    gate();
+    if (ret < 0) {
+        return ret;
+    }
     ret = pwrite(backing, buf, size, offset);
     return ret < 0 ? -errno : ret;
 }
@@ -184,8 +250,34 @@ static int hold_write(const char *path, const char *buf, size_t size,
 static int hold_fsync(const char *path, int datasync,
                       struct fuse_file_info *fi)
 {
-    gate();
+    int ret = gate('f', 0, 0);
+
+    if (ret < 0) {
+        return ret;
+    }
     return fdatasync(backing) < 0 ? -errno : 0;
+}
+
+static int hold_fallocate(const char *path, int mode, off_t offset,
+                          off_t length, struct fuse_file_info *fi)
+{
+    int ret;
+
+    if (!(mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE))) {
+        return -EOPNOTSUPP;
+    }
+    ret = gate(mode & FALLOC_FL_PUNCH_HOLE ? 'd' : 'z', offset, length);
+    if (ret < 0) {
+        return ret;
+    }
+    return fallocate(backing, mode, offset, length) < 0 ? -errno : 0;
+}
+
+static int hold_truncate(const char *path, off_t size,
+                         struct fuse_file_info *fi)
+{
+    gate_all();
+    return ftruncate(backing, size) < 0 ? -errno : 0;
 }
 
 static const struct fuse_operations operations = {
@@ -199,7 +291,34 @@ static const struct fuse_operations operations = {
     .read = hold_read,
     .write = hold_write,
     .fsync = hold_fsync,
+    .fallocate = hold_fallocate,
+    .truncate = hold_truncate,
 };
+
+/* Called with lock held.  Returns: whether it is a rule, and there is room. */
+static bool add_rule(const char *text)
+{
+    static const char *const actions[] = { "hold", "delay", "fail" };
+    long long from, length;
+    char name[8];
+    struct rule *rule = &rules[nr_rules];
+
+    if (nr_rules == sizeof(rules) / sizeof(rules[0]) ||
+        sscanf(text, "rule %7s %lld %lld %7s %d", rule->ops, &from, &length,
+               name, &rule->number) != 5) {
+        return false;
+    }
+    rule->from = from;
+    rule->length = length;
+    for (unsigned i = 0; i < sizeof(actions) / sizeof(actions[0]); i++) {
+        if (!strcmp(name, actions[i])) {
+            rule->action = i;
+            nr_rules++;
+            return true;
+        }
+    }
+    return false;
+}
 
 static void execute(const char *command, FILE *reply)
 {
@@ -212,10 +331,13 @@ static void execute(const char *command, FILE *reply)
         fprintf(reply, "ok\n");
     } else if (!strcmp(command, "release\n")) {
         holding = holding_all = false;
+        nr_rules = 0;
         pthread_cond_broadcast(&released);
         fprintf(reply, "ok\n");
     } else if (!strcmp(command, "held\n")) {
         fprintf(reply, "%u\n", held);
+    } else if (add_rule(command)) {
+        fprintf(reply, "ok\n");
     } else {
         fprintf(reply, "unknown command\n");
     }

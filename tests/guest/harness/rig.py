@@ -46,10 +46,10 @@ class Rig:
         self._servers.append(server)
         return server
 
-    def hold_fs(self):
+    def hold_fs(self, name="hold-fs"):
         """Mount a FUSE file that holds requests."""
         server = HoldFs(self.build.prepare_hold_fs(),
-                        self._subdirectory("fuse"), self.logs / "hold-fs.log")
+                        self._subdirectory(name), self.logs / f"{name}.log")
         self._servers.append(server)
         return server
 

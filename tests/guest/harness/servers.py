@@ -130,6 +130,7 @@ class HoldFs:
             [program, self.image, self._mount, control], log)
         try:
             process.wait_until(lambda: self._is_up(control), "the FUSE mount")
+            self._connection = os.minor(os.stat(self.path).st_dev)
         except BaseException:
             self.close()
             raise
@@ -165,13 +166,28 @@ class HoldFs:
         """The same, with all that concerns the file itself."""
         assert self._tell("hold-all") == "ok"
 
+    def rule(self, ops, start, length, action, number=0):
+        """Requests of some kinds to a range hang, are slow, or fail; see
+        hold-fs.c."""
+        assert self._tell(f"rule {ops} {start} {length} {action} {number}") \
+            == "ok"
+
     def resume(self):
-        """Serve what is held, and hold nothing more."""
+        """Serve what is held, and hold nothing more; without any rule."""
         assert self._tell("release") == "ok"
 
     def held(self):
         """How many requests are being held."""
         return int(self._tell("held"))
+
+    def abort(self, directory):
+        """End the connection, as an administrator does whose file system will
+        never answer: requests fail. The directory is an empty one."""
+        _run("mount", "-t", "fusectl", "fusectl", directory)
+        try:
+            (directory / str(self._connection) / "abort").write_text("1")
+        finally:
+            _run("umount", directory)
 
     def release(self):
         """Let everything go, if the server lives; for cleaning up."""
