@@ -13,6 +13,8 @@ MINUTES ?= 10
 SEED ?=
 # Of the guest's debug kernel: make check-debug-kernel HZ=1000
 HZ ?= 250
+# Some of make check-harm: make check-harm K=slow
+K ?=
 # A copy of the VIRTIO specification's repository: make spec VIRTIO_SPEC=DIR
 VIRTIO_SPEC ?=
 
@@ -70,6 +72,15 @@ check-long: build
 	@cd tests/guest && BUILD_DIR=$(abspath $(BUILD)) ROUNDS=$${ROUNDS:-20} \
 	    PYTHONDONTWRITEBYTECODE=1 \
 	    /usr/bin/python3 -m pytest -q -p no:cacheprovider test_driver_fio.py
+
+# Storage of many kinds, with cancel=off and on side by side, in an hour; make
+# check has some of it. K=WORD tries what has that in its name.
+.PHONY: check-harm
+check-harm: build
+	@cd tests/guest && BUILD_DIR=$(abspath $(BUILD)) HARM=all \
+	    PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 -m pytest -q --tb=short \
+	    -p no:cacheprovider test_harm.py check_harm.py $(K:%=-k %); \
+	    status=$$?; cat $(abspath $(BUILD))/guest-tests/harm.txt; exit $$status
 
 # The driver under lockdep and KASAN, on a kernel that is built for that once,
 # in 20 minutes with two free CPUs. HZ=1000 is another one. Left out: what needs
@@ -135,6 +146,8 @@ help:
 	@echo '                  UndefinedBehaviorSanitizer; the engine with'
 	@echo '                  ThreadSanitizer; in build directories of their own'
 	@echo 'make check-long   half an hour of fio on storage that comes and goes'
+	@echo 'make check-harm   what works with cancel=off works with cancel=on, on'
+	@echo '                  storage that is slow, full, hangs ...: in an hour'
 	@echo 'make check-debug-kernel'
 	@echo '                  the driver on a guest kernel with lockdep and KASAN,'
 	@echo '                  which is built first, in 20 minutes; HZ=1000'

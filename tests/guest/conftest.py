@@ -9,6 +9,7 @@ BUILD_DIR/guest-tests/logs/<test>.
 import re
 import signal
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 # pylint: disable=wrong-import-position
+from harness import sides
 from harness.build import from_environment
 from harness.rig import Rig
 from harness.servers import why_no_fuse, why_no_loop
@@ -40,11 +42,16 @@ def build():
     return from_environment().prepare()
 
 
+def log_directory(request, build):
+    """Where a test's logs are."""
+    name = re.sub(r"[^\w.-]+", "-", request.node.name).strip("-")
+    return build.work / "logs" / name
+
+
 @pytest.fixture
 def rig(request, build):
     """An empty rig; whatever the test puts into it is taken down."""
-    name = re.sub(r"[^\w.-]+", "-", request.node.name).strip("-")
-    with Rig(build, build.work / "logs" / name) as the_rig:
+    with Rig(build, log_directory(request, build)) as the_rig:
         yield the_rig
         guest = the_rig.guest
         complaints = guest.complaints() if guest else []
@@ -89,3 +96,31 @@ def guest(the_guest):
     yield the_guest
     new = the_guest.complaints()[before:]
     assert not new, f"the guest's kernel said: {new}"
+
+
+@pytest.fixture(scope="session")
+def report(build):
+    """What takes the table of two machines; they are in harm.txt, with a line
+    for each at the end."""
+    lines = [sides.SUMMARY]
+
+    def write(name, off, on):
+        print(*sides.table(name, off.outcomes, on.outcomes), "", sep="\n",
+              file=file, flush=True)
+        lines.append(sides.summary(name, off.outcomes, on.outcomes))
+    with open(build.work / "harm.txt", "w", encoding="utf-8") as file:
+        yield write
+        print(*lines, sep="\n", file=file)
+
+
+@pytest.fixture
+def two_rigs(request, build):
+    """One for off and one for on; what they leave stays if the test fails."""
+    logs = log_directory(request, build)
+    with ExitStack() as stack:
+        rigs = [stack.enter_context(Rig(build, logs / way))
+                for way in ("off", "on")]
+        yield rigs
+    if getattr(request.node, "passed", False):
+        for rig in rigs:
+            rig.discard_logs()

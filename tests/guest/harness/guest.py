@@ -307,6 +307,13 @@ class Guest:
         self._ready.wait_for(lambda: len(self._ready.lines) >= self._boots,
                              timeout, "reboot")
 
+    def forget_calls(self):
+        """It is booting again: nothing comes of what ran before."""
+        with self._lock:
+            for number, call in self._calls.items():
+                if number:
+                    call.abandon()
+
     def start(self, command):
         """Run a shell command in the guest, in the background."""
         call = Call(command)
@@ -435,6 +442,15 @@ class Guest:
             yield
         finally:
             self._process.send_signal(signal.SIGCONT)
+
+    @property
+    def pid(self):
+        """QEMU's process."""
+        return self._process.pid
+
+    def ended(self):
+        """QEMU's exit status; None while it runs."""
+        return self._process.poll()
 
     def wait_exit(self, timeout=60):
         """Wait for QEMU to end by itself; its exit status."""
