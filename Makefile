@@ -24,7 +24,7 @@ VIRTIO_SPEC ?=
 all: build
 
 build: setup
-	@[ -x $(BUILD)/qemu/qemu-system-x86_64 ] || \
+	@[ -e $(BUILD)/qemu.stamp ] || ls $(BUILD)/qemu/qemu-system-* >/dev/null 2>&1 || \
 	    echo 'Building QEMU, the first time: some 1700 files, 5 to 15 minutes'
 	@ninja -C $(BUILD)
 
@@ -112,6 +112,7 @@ demo: build
 	@scripts/demo --build-dir $(BUILD)
 
 docs: setup
+	@echo 'Building the manual: two minutes'
 	@scripts/docs --build-dir $(BUILD) --all
 
 spec:
@@ -156,7 +157,7 @@ help:
 	@echo '                  take minutes'
 	@echo 'make bench        what a request costs, against stock QEMU, in ten minutes;'
 	@echo '                  make bench-short: part of it, in two'
-	@echo 'make demo         show what happens to a hung read, with and without'
+	@echo 'make demo         show what happens to a hung read, with CANCEL and without'
 	@echo 'make docs         build QEMU'"'"'s manual with our pages, as HTML'
 	@echo 'make spec         build the proposal for the specification, PDF and HTML;'
 	@echo '                  VIRTIO_SPEC=DIR: as a part of the specification in DIR'

@@ -4,6 +4,7 @@
 Each test has a repository of its own with one new file and one hook, and a
 tree that looks enough like QEMU's source for ./configure."""
 
+import json
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parent.parent.parent
+MESON = '/usr/bin/meson' if os.path.exists('/usr/bin/meson') else 'meson'
 
 BACKEND = ''.join(f'line {n}\n' for n in range(1, 31))
 HOOK = '''\
@@ -63,7 +65,14 @@ new file mode 100755
 CONFIGURE = '''\
 #!/bin/sh
 echo "$@" >> arguments
-touch build.ninja
+for arg; do
+    case $arg in
+    --target-list=*) targets=${arg#*=} ;;
+    --bogus) echo "Try '../src/configure --help'"; exit 1 ;;
+    esac
+done
+echo "TARGET_DIRS=$(echo "$targets" | tr , ' ')" > config-host.mak
+echo "build qemu-img: phony" > build.ninja
 '''
 
 
@@ -77,7 +86,7 @@ class Rig:
         shutil.copytree(REPO / 'scripts', self.repo / 'scripts')
         shutil.copy(REPO / 'configure', self.repo)
         self.put(self.repo / 'meson.build', "project('rig')\n")
-        self.put(self.repo / 'meson.options', "option('cache_dir', type: 'string')\n")
+        shutil.copy(REPO / 'meson.options', self.repo)
         self.put(self.repo / 'block/new.c', 'new file\n')
         self.put(self.repo / 'tests/guest/guest.c', 'no part of QEMU\n')
         self.hook = self.put(self.repo / 'block/block-backend.c.diff', HOOK)
@@ -173,6 +182,44 @@ def test_other_options_configure_again(rig):
     rig.configure()
     assert len(rig.configured()) == 2
     assert '--enable-asan' not in rig.configured()[1]
+
+
+def test_option_that_qemu_refuses_is_forgotten(rig):
+    rig.configure('--enable-asan')
+    said = rig.configure('--bogus', ok=False)
+    assert f"Try '{rig.build}/src/configure --help'" in said
+    rig.configure('--refresh')
+    assert '--bogus' not in rig.configured()[-1]
+    assert '--enable-asan' in rig.configured()[-1]
+
+
+@pytest.mark.parametrize('name', ['my build', 'a:b'])
+def test_name_in_which_qemu_cannot_be_built(rig, name):
+    said = rig.configure(f'--build-dir={rig.tmp}/{name}', ok=False)
+    assert 'because of the space or colon' in said
+    assert not (rig.tmp / name).exists()
+
+
+def links(rig):
+    """The programs that the build directory offers."""
+    return {p.name: os.readlink(p) for p in rig.build.iterdir()
+            if p.is_symlink()}
+
+
+def test_programs_of_the_targets(rig):
+    rig.configure()
+    assert links(rig) == {'qemu-system-x86_64': 'qemu/qemu-system-x86_64',
+                          'qemu-img': 'qemu/qemu-img'}
+    rig.configure('--target-list=aarch64-softmmu,arm-linux-user')
+    assert links(rig) == {'qemu-system-aarch64': 'qemu/qemu-system-aarch64',
+                          'qemu-arm': 'qemu/qemu-arm',
+                          'qemu-img': 'qemu/qemu-img'}
+    options = subprocess.run(
+        [MESON, 'introspect', '--buildoptions', rig.build], check=True,
+        stdout=subprocess.PIPE).stdout
+    assert next(o['value'] for o in json.loads(options)
+                if o['name'] == 'programs') == \
+        ['qemu-system-aarch64', 'qemu-arm', 'qemu-img']
 
 
 def test_tarball(rig):
