@@ -115,6 +115,17 @@ docs: setup
 	@echo 'Building the manual: two minutes'
 	@scripts/docs --build-dir $(BUILD) --all
 
+# Programs, manual and man pages, below PREFIX: /usr/local, if configure was not
+# told another. DESTDIR goes before it, as in a package.
+PREFIX ?=
+DESTDIR ?=
+.PHONY: install uninstall
+install: setup
+	@scripts/install --build-dir $(BUILD) --prefix='$(PREFIX)' --destdir='$(DESTDIR)'
+
+uninstall:
+	@scripts/install --build-dir $(BUILD) --prefix='$(PREFIX)' --destdir='$(DESTDIR)' --uninstall
+
 spec:
 	@scripts/install-deps --spec
 	@spec-proposal/build $(VIRTIO_SPEC:%=--virtio-spec=%) $(BUILD)/spec
@@ -157,6 +168,8 @@ help:
 	@echo '                  take minutes'
 	@echo 'make bench        what a request costs, against stock QEMU, in ten minutes;'
 	@echo '                  make bench-short: part of it, in two'
+	@echo 'make install      install it with its manual; PREFIX=/usr/local, DESTDIR='
+	@echo 'make uninstall    remove what make install has installed'
 	@echo 'make demo         show what happens to a hung read, with CANCEL and without'
 	@echo 'make docs         build QEMU'"'"'s manual with our pages, as HTML'
 	@echo 'make spec         build the proposal for the specification, PDF and HTML;'
