@@ -7,6 +7,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "block/blk-bounded.h"
 #include "block/blk-cancel-graph.h"
 #include "block/block_int.h"
 
@@ -20,6 +21,7 @@ void blk_cancel_graph_mark(BlockDriverState *bs)
         return;
     }
     qatomic_set(&bs->below_cancel, true);
+    blk_bounded_switch_on();
     QLIST_FOREACH(child, &bs->children, next) {
         blk_cancel_graph_mark(child->bs);
     }
@@ -42,6 +44,9 @@ int coroutine_fn blk_cancel_co_ask(BlockDriverState *bs, int64_t patience_ns)
 
     if (bs->drv && bs->drv->bdrv_co_answers) {
         ret = bs->drv->bdrv_co_answers(bs, patience_ns);
+    } else if (bs->drv && bs->drv->protocol_name &&
+               QLIST_EMPTY(&bs->children)) {
+        ret = blk_bounded_co_ask(bs, patience_ns);
     }
     QLIST_FOREACH(child, &bs->children, next) {
         if (ret < 0) {

@@ -78,8 +78,8 @@ void blk_cancel_graph_switch_on(BlockDriverState *bs);
  * caller sleeps.
  *
  * Returns: 0, or -ETIMEDOUT if the storage of a node has not answered.  What
- * cannot be asked - all but host files, and those if the host allows no further
- * thread - counts as having answered.
+ * cannot be asked, such as a host file if the host allows no further thread,
+ * counts as having answered.
  *
  * Context: a coroutine in the main loop, BQL held.
  */

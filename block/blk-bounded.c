@@ -1,0 +1,167 @@
+/*
+ * Blocking calls of a library, made with the BQL held, that need not return
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/coroutine.h"
+#include "qemu/lockable.h"
+#include "qemu/memalign.h"
+#include "qemu/thread.h"
+#include "qemu/timer.h"
+#include "block/blk-bounded.h"
+#include "block/block-io.h"
+#include "block/block_int.h"
+
+static bool bounded_is_on; /* atomic */
+
+bool blk_bounded_is_on(void)
+{
+    return qatomic_read(&bounded_is_on) || thread_pool_overdue_is_on();
+}
+
+void blk_bounded_switch_on(void)
+{
+    qatomic_set(&bounded_is_on, true);
+}
+
+/* Freed by the last of its thread and who waits for it */
+typedef struct BoundedCall {
+    /* Set once */
+    int (*func)(void *opaque);
+    void (*late)(void *opaque, int ret);
+    void *opaque;
+    QemuSemaphore ended;
+
+    QemuMutex lock;
+    /* Protected by lock */
+    bool done;
+    bool expired;
+    int ret;
+} BoundedCall;
+
+static void bounded_free(BoundedCall *call)
+{
+    qemu_sem_destroy(&call->ended);
+    qemu_mutex_destroy(&call->lock);
+    g_free(call);
+}
+
+static void *bounded_thread(void *opaque)
+{
+    BoundedCall *call = opaque;
+    int ret = call->func(call->opaque);
+
+    WITH_QEMU_LOCK_GUARD(&call->lock) {
+        call->ret = ret;
+        call->done = true;
+        if (!call->expired) {
+            /* Whoever waits frees it, but needs the lock for that. */
+            qemu_sem_post(&call->ended);
+            return NULL;
+        }
+    }
+    call->late(call->opaque, ret);
+    bounded_free(call);
+    return NULL;
+}
+
+int blk_bounded_call(int (*func)(void *opaque),
+                     void (*late)(void *opaque, int ret), void *opaque, int ms,
+                     bool *expired)
+{
+    BoundedCall *call;
+    int ret;
+
+    *expired = false;
+    if (!blk_bounded_is_on()) {
+        return func(opaque);
+    }
+    call = g_new0(BoundedCall, 1);
+    *call = (BoundedCall) { .func = func, .late = late, .opaque = opaque };
+    qemu_mutex_init(&call->lock);
+    qemu_sem_init(&call->ended, 0);
+    if (!thread_pool_try_thread("bounded", bounded_thread, call)) {
+        bounded_free(call);
+        return func(opaque);
+    }
+    qemu_sem_timedwait(&call->ended, ms);
+    WITH_QEMU_LOCK_GUARD(&call->lock) {
+        if (!call->done) {
+            call->expired = true;
+            *expired = true;
+            return -ETIMEDOUT;
+        }
+        ret = call->ret;
+    }
+    bounded_free(call);
+    return ret;
+}
+
+#define ASK_POLL_NS (100 * SCALE_US)
+
+/* Freed by the last of its coroutine and who waits for it */
+typedef struct AskedServer {
+    BlockDriverState *bs;       /* set once; in flight */
+    bool done;                  /* atomic */
+    unsigned int refs;          /* atomic */
+} AskedServer;
+
+static void asked_unref(AskedServer *ask)
+{
+    if (qatomic_fetch_dec(&ask->refs) == 1) {
+        g_free(ask);
+    }
+}
+
+static void coroutine_fn ask_co_entry(void *opaque)
+{
+    AskedServer *ask = opaque;
+    BlockDriverState *bs = ask->bs;
+    QEMUIOVector qiov;
+    size_t bytes;
+    void *buf;
+
+    WITH_GRAPH_RDLOCK_GUARD() {
+        bytes = MAX(BDRV_SECTOR_SIZE, bs->bl.request_alignment);
+        buf = qemu_try_blockalign(bs, bytes);
+        if (buf) {
+            qemu_iovec_init_buf(&qiov, buf, bytes);
+            if (bs->drv->bdrv_co_preadv) {
+                bs->drv->bdrv_co_preadv(bs, 0, bytes, &qiov, 0);
+            } else if (bs->drv->bdrv_co_readv) {
+                bs->drv->bdrv_co_readv(bs, 0, bytes / BDRV_SECTOR_SIZE, &qiov);
+            }
+            qemu_vfree(buf);
+        }
+    }
+    qatomic_store_release(&ask->done, true);
+    bdrv_dec_in_flight(bs);
+    asked_unref(ask);
+}
+
+int coroutine_fn blk_bounded_co_ask(BlockDriverState *bs, int64_t patience_ns)
+{
+    int64_t deadline = get_clock() + patience_ns;
+    AskedServer *ask;
+    int ret = 0;
+
+    if (bs->total_sectors <= 0) {
+        return 0;
+    }
+    ask = g_new(AskedServer, 1);
+    *ask = (AskedServer) { .bs = bs, .refs = 2 };
+    bdrv_inc_in_flight(bs);
+    aio_co_enter(bdrv_get_aio_context(bs),
+                 qemu_coroutine_create(ask_co_entry, ask));
+    while (!qatomic_load_acquire(&ask->done)) {
+        if (get_clock() > deadline) {
+            ret = -ETIMEDOUT;
+            break;
+        }
+        qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, ASK_POLL_NS);
+    }
+    asked_unref(ask);
+    return ret;
+}
