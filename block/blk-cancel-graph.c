@@ -3,7 +3,7 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Hooks: block.c and block-backend.c.
+ * Hooks: block.c, block-backend.c and export.c.
  */
 
 #include "qemu/osdep.h"
@@ -34,6 +34,17 @@ void blk_cancel_graph_switch_on(BlockDriverState *bs)
 
     if (bs) {
         blk_cancel_graph_mark(bs);
+    }
+}
+
+void blk_cancel_graph_share(BlockDriverState *bs, bool cancelling, bool begin)
+{
+    if (!cancelling) {
+        return;
+    }
+    thread_pool_overdue_enable(begin);
+    if (begin) {
+        blk_cancel_graph_switch_on(bs);
     }
 }
 

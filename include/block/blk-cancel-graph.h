@@ -1,5 +1,6 @@
 /*
  * Which block nodes are, or have been, below a BlockBackend with cancelling on
+ * or an export with the option
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
@@ -19,7 +20,8 @@
  * the disk has gone, such as closing the file, knows of it; nothing needs to be
  * counted; and what another user of the node pays is some CPU time.
  *
- * Hooks: block.c and block-backend.c (an edge comes), file-posix.c (asks).
+ * Hooks: block.c and block-backend.c (an edge comes), export.c (its option),
+ * file-posix.c (asks).
  */
 
 #ifndef BLOCK_BLK_CANCEL_GRAPH_H
@@ -68,6 +70,19 @@ blk_cancel_graph_link(BdrvChild *child, bool cancelling)
  * Context: main loop, BQL held, no request of the BlockBackend in flight.
  */
 void blk_cancel_graph_switch_on(BlockDriverState *bs);
+
+/*
+ * blk_cancel_graph_share:
+ * @bs: what is exported, or NULL
+ * @cancelling: the option of the export; without it nothing is done
+ * @begin: whether the export comes or goes
+ *
+ * Nodes below an export with the option submit their requests as those below a
+ * disk with cancelling on.  Its clients take nothing back.
+ *
+ * Context: main loop, BQL held.
+ */
+void blk_cancel_graph_share(BlockDriverState *bs, bool cancelling, bool begin);
 
 /*
  * blk_cancel_co_ask:
