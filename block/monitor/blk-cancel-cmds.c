@@ -15,9 +15,24 @@
 #include "block/blk-cancel-qapi.h"
 #include "block/block-hmp-cmds.h"
 #include "hw/qdev-core.h"
+#include "hw/virtio/virtio-blk-cancel.h"
+#include "hw/virtio/virtio-blk.h"
 #include "monitor/hmp.h"
 #include "monitor/monitor.h"
 #include "system/block-backend.h"
+
+/* Of other devices nothing has to be accepted. */
+static void set_accepted(BlockHungInfo *info, BlockBackend *blk)
+{
+    Object *dev = OBJECT(blk_get_attached_dev(blk));
+    VirtIODevice *vdev = (VirtIODevice *)
+        object_dynamic_cast(dev, TYPE_VIRTIO_BLK);
+
+    if (vdev && virtio_host_has_feature(vdev, VIRTIO_BLK_F_CANCEL)) {
+        info->has_accepted = true;
+        info->accepted = virtio_vdev_has_feature(vdev, VIRTIO_BLK_F_CANCEL);
+    }
+}
 
 BlockHungInfoList *qmp_query_block_hung(Error **errp)
 {
@@ -28,6 +43,7 @@ BlockHungInfoList *qmp_query_block_hung(Error **errp)
         BlockHungInfo *info = blk_cancel_get_info(blk);
 
         if (info) {
+            set_accepted(info, blk);
             QAPI_LIST_APPEND(tail, info);
         }
     }
@@ -131,6 +147,10 @@ void hmp_info_block_hung(Monitor *mon, const QDict *qdict)
                        info->qdev_id ?: info->qom_path,
                        info->unplugged ? ", unplugged" : "",
                        info->node_name ?: "no medium", state_of(info->stats));
+        if (info->has_accepted) {
+            monitor_printf(mon, "    Guest's driver:   has %saccepted the "
+                           "feature\n", info->accepted ? "" : "not ");
+        }
         print_cancels(mon, info->stats->cancels);
         print_requests(mon, info->stats);
     }
