@@ -66,6 +66,14 @@ check-tsan: setup-packages
 setup-packages:
 	@scripts/install-deps
 
+# Real servers in the network: Ceph, iSCSI, NFS, NBD, SSH, qemu-storage-daemon.
+.PHONY: check-storage
+check-storage: build
+	@scripts/install-deps --storage
+	@cd tests/guest && BUILD_DIR=$(abspath $(BUILD)) STORAGE=all \
+	    PYTHONDONTWRITEBYTECODE=1 \
+	    /usr/bin/python3 -m pytest -q -p no:cacheprovider test_storage.py
+
 # The storage goes away and comes back under a file system for half an hour.
 .PHONY: check-long
 check-long: build
@@ -157,6 +165,8 @@ help:
 	@echo '                  unit and qtest suites with AddressSanitizer and'
 	@echo '                  UndefinedBehaviorSanitizer; the engine with'
 	@echo '                  ThreadSanitizer; in build directories of their own'
+	@echo 'make check-storage'
+	@echo '                  Ceph, iSCSI, NFS, NBD and SSH servers that hang'
 	@echo 'make check-long   half an hour of fio on storage that comes and goes'
 	@echo 'make check-harm   what works with cancel=off works with cancel=on, on'
 	@echo '                  storage that is slow, full, hangs ...: in an hour'

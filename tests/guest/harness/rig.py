@@ -46,6 +46,12 @@ class Rig:
         self._servers.append(server)
         return server
 
+    def network(self, name, server, **options):
+        """Start a server of harness.network."""
+        server = server(self._subdirectory(name), self.logs, **options)
+        self._servers.append(server)
+        return server
+
     def hold_fs(self, name="hold-fs"):
         """Mount a FUSE file that holds requests."""
         server = HoldFs(self.build.prepare_hold_fs(),
