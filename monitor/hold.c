@@ -3,7 +3,11 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Hook: qmp.c (dispatch).
+ * QMP executes one command after the other, of all monitors.  One that waits
+ * for disks does so in a coroutine of its own, so that only its own monitor
+ * waits with it.
+ *
+ * Hooks: qmp.c (dispatch), monitor-internal.h (a monitor's state).
  */
 
 #include "qemu/osdep.h"
@@ -13,6 +17,8 @@
 #include "block/blk-hold.h"
 #include "block/export.h"
 #include "block/block_int.h"
+#include "qemu/lockable.h"
+#include "qemu/main-loop.h"
 #include "hold.h"
 
 HoldNeed (*hold_by_line)(const char *line);
@@ -57,32 +63,93 @@ static HoldNeed hold_by_request(const QmpCommandList *cmds, const QDict *req)
            ? hold_by_args(args) : HOLD_NOT;
 }
 
+/*
+ * Commands are executed one at a time, as if none was ever held; and disks are
+ * held for one at a time.  The main loop's coroutines.
+ */
+static CoMutex executing, holding;
+
+static void __attribute__((constructor)) hold_qmp_init(void)
+{
+    qemu_co_mutex_init(&executing);
+    qemu_co_mutex_init(&holding);
+}
+
+static QDict *coroutine_fn hold_qmp_co_execute(const QmpCommandList *cmds,
+                                               QObject *request, bool allow_oob,
+                                               Monitor *mon)
+{
+    QEMU_LOCK_GUARD(&executing);
+    return qmp_dispatch(cmds, request, allow_oob, mon);
+}
+
 QDict *coroutine_mixed_fn hold_qmp_dispatch(const QmpCommandList *cmds,
                                             QObject *request, bool allow_oob,
                                             Monitor *mon)
 {
     QDict *req = qobject_to(QDict, request);
-    HoldNeed need = HOLD_NOT;
     Error *err = NULL;
     QDict *rsp;
 
-    /* Out-of-band commands come in no coroutine, and from another thread */
-    if (req && qemu_in_coroutine() && blk_cancel_any()) {
-        need = hold_by_request(cmds, req);
-    }
-    if (need == HOLD_NOT) {
+    if (!qemu_in_coroutine()) {
         return qmp_dispatch(cmds, request, allow_oob, mon);
     }
+    if (!container_of(mon, MonitorQMP, common)->held) {
+        return hold_qmp_co_execute(cmds, request, allow_oob, mon);
+    }
 
-    if (!blk_hold_co_begin(qdict_get_str(req, "execute"), need == HOLD_FLUSH,
-                           &err)) {
+    QEMU_LOCK_GUARD(&holding);
+    if (!blk_hold_co_begin(qdict_get_str(req, "execute"),
+                           hold_by_request(cmds, req) == HOLD_FLUSH, &err)) {
         rsp = qmp_error_response(err);
         if (qdict_haskey(req, "id")) {
             qdict_put_obj(rsp, "id", qobject_ref(qdict_get(req, "id")));
         }
         return rsp;
     }
-    rsp = qmp_dispatch(cmds, request, allow_oob, mon);
+    rsp = hold_qmp_co_execute(cmds, request, allow_oob, mon);
     blk_hold_end(rsp && qdict_haskey(rsp, "error"));
     return rsp;
+}
+
+typedef struct HoldQmp {
+    MonitorQMP *mon;
+    QObject *request;           /* a reference */
+    bool resume;
+} HoldQmp;
+
+static void coroutine_fn hold_qmp_entry(void *opaque)
+{
+    g_autofree HoldQmp *h = opaque;
+
+    monitor_qmp_dispatch(h->mon, h->request);
+    qobject_unref(h->request);
+    if (h->resume) {
+        monitor_resume(&h->mon->common);
+    }
+    h->mon->held = false;
+    if (qmp_dispatcher_co) {
+        qmp_dispatcher_co_wake();
+    }
+}
+
+bool hold_qmp_request(MonitorQMP *mon, QObject *request, bool oob_enabled)
+{
+    QDict *req = qobject_to(QDict, request);
+    HoldQmp *h;
+
+    if (!req || !blk_cancel_any() ||
+        hold_by_request(mon->commands, req) == HOLD_NOT) {
+        return false;
+    }
+    h = g_new(HoldQmp, 1);
+    *h = (HoldQmp) {
+        .mon = mon,
+        .request = qobject_ref(request),
+        .resume = !oob_enabled,
+    };
+    mon->held = true;
+    aio_co_schedule(iohandler_get_aio_context(),
+                    qemu_coroutine_create(hold_qmp_entry, h));
+    return true;
 }

@@ -24,17 +24,33 @@ HoldNeed hold_by_args(const QDict *args);
 extern HoldNeed (*hold_by_line)(const char *line);
 
 /*
+ * hold_qmp_request:
+ * @request: in band
+ * @oob_enabled: whether @mon has not been suspended for it
+ *
+ * For a command that needs it, execute it while disks are held, and answer; all
+ * that happens later.  Until then no other request of @mon is taken from its
+ * queue; those of other monitors are.
+ *
+ * Context: the dispatcher's coroutine.
+ * Returns: false if it does not need to; then nothing has been done.
+ */
+bool hold_qmp_request(MonitorQMP *mon, QObject *request, bool oob_enabled);
+
+/*
  * hold_qmp_dispatch:
  *
- * As qmp_dispatch(), but for a command that needs it disks are held; or it is
- * refused.
+ * As qmp_dispatch(), but for hold_qmp_request() disks are held; or the command
+ * is refused.
  *
- * Context: as qmp_dispatch().  The dispatcher's coroutine waits; the main loop,
- * and out-of-band commands, go on.
+ * Context: as qmp_dispatch().
  */
 QDict *coroutine_mixed_fn hold_qmp_dispatch(const QmpCommandList *cmds,
                                             QObject *request, bool allow_oob,
                                             Monitor *mon);
+
+/* qmp.c */
+void monitor_qmp_dispatch(MonitorQMP *mon, QObject *req);
 
 /*
  * hold_hmp_command:

@@ -258,7 +258,8 @@ static bool start(Monitors *m, const void *opaque, const char *more)
     m->v->opts.args = NULL;
     m->qmp = connect_to(m->qmp_path);
     qobject_unref(qmp_fd_receive(m->qmp));
-    qobject_unref(qmp_fd(m->qmp, "{'execute': 'qmp_capabilities'}"));
+    qobject_unref(qmp_fd(m->qmp, "{'execute': 'qmp_capabilities',"
+                         " 'arguments': {'enable': ['oob']}}"));
     m->hmp = connect_to(m->hmp_path);
     m->said = g_string_new(NULL);
     return true;
@@ -501,6 +502,74 @@ static void test_hmp_hanging(const void *opts)
 static void test_hmp_abandoned(const void *opts)
 {
     human_monitor(opts, true);
+}
+
+/* Whether the second monitor has answered nothing that was not read */
+static bool is_silent(Monitors *m)
+{
+    char buf[4096];
+    ssize_t n = recv(m->qmp, buf, sizeof(buf), MSG_PEEK | MSG_DONTWAIT);
+
+    return n < 0 ? errno == EAGAIN : !g_strstr_len(buf, n, "\"id\"");
+}
+
+/* The answer to the request of this id comes next, but for events */
+static QDict *receive_answer(Monitors *m, int64_t id)
+{
+    QDict *rsp = qmp_fd_receive(m->qmp);
+
+    while (qdict_haskey(rsp, "event")) {
+        qobject_unref(rsp);
+        rsp = qmp_fd_receive(m->qmp);
+    }
+    g_assert_cmpint(qdict_get_int(rsp, "id"), ==, id);
+    return rsp;
+}
+
+/*
+ * Commands of a QMP and a human monitor are held until the storage answers: all
+ * other monitors go on, and on the same one what comes out of band, or later.
+ */
+static void test_others_go_on(const void *opts)
+{
+    static const char *const queries[] = {
+        "query-status", "query-block", "query-named-block-nodes", "query-jobs",
+    };
+    Monitors m;
+    VbcReq r;
+    QDict *rsp;
+
+    if (!start(&m, opts, "-machine hold-timeout=240000")) {
+        return;
+    }
+    expect_hmp(&m, "(qemu) ");
+    hang(&m, &r, false);
+    vbc_watch_begin(m.v);
+    qmp_fd_send(m.qmp, "{'execute': 'stop', 'id': 1}");
+    qmp_fd_send(m.qmp, "{'execute': 'query-status', 'id': 2}");
+    qmp_fd_send(m.qmp, "{'exec-oob': 'migrate-pause', 'id': 3}");
+    qobject_unref(receive_answer(&m, 3));
+    tell_hmp(&m, "delvm none\n");
+    for (unsigned int i = 0; i < ARRAY_SIZE(queries); i++) {
+        qtest_qmp_assert_success(m.v->qts, "{'execute': %s}", queries[i]);
+    }
+    g_assert_true(is_silent(&m));
+    vbc_watch_end(m.v);
+
+    vbc_release(m.v);
+    rsp = receive_answer(&m, 1);
+    g_assert_true(qdict_haskey(rsp, "return"));
+    qobject_unref(rsp);
+    rsp = receive_answer(&m, 2);
+    g_assert_cmpstr(qdict_get_str(qdict_get_qdict(rsp, "return"), "status"),
+                    ==, "paused");
+    qobject_unref(rsp);
+    expect_hmp(&m, "Error: ");
+    expect_hmp(&m, "(qemu) ");
+    qtest_qmp_assert_success(m.v->qts, "{'execute': 'cont'}");
+    check_data(&m, &r, false);
+    end_monitors(&m);
+    vbc_stop(m.v);
 }
 
 /* A key of the console commits all disks, with no command and no answer */
@@ -871,6 +940,7 @@ int main(int argc, char **argv)
 
     hold_add_test("commands/hanging", test_commands_hanging, true);
     hold_add_test("commands/abandoned", test_commands_abandoned, true);
+    hold_add_test("others-go-on", test_others_go_on, true);
     hold_add_test("hmp/hanging", test_hmp_hanging, false);
     hold_add_test("hmp/abandoned", test_hmp_abandoned, false);
     hold_add_test("hmp/key", test_hmp_key, false);
