@@ -7,7 +7,6 @@
  */
 
 #include "qemu/osdep.h"
-#include "block/blk-bounded.h"
 #include "block/blk-cancel-graph.h"
 #include "block/block_int.h"
 
@@ -48,22 +47,23 @@ void blk_cancel_graph_share(BlockDriverState *bs, bool cancelling, bool begin)
     }
 }
 
-int coroutine_fn blk_cancel_co_ask(BlockDriverState *bs, int64_t patience_ns)
+/* Edges come and go under the BQL alone; no lock of the graph is needed */
+void blk_cancel_ask(BlockDriverState *bs, BlkCancelAsk *ask)
 {
     BdrvChild *child;
-    int ret = 0;
 
-    if (bs->drv && bs->drv->bdrv_co_answers) {
-        ret = bs->drv->bdrv_co_answers(bs, patience_ns);
-    } else if (bs->drv && bs->drv->protocol_name &&
-               QLIST_EMPTY(&bs->children)) {
-        ret = blk_bounded_co_ask(bs, patience_ns);
+    if (bs->drv && bs->drv->bdrv_ask) {
+        int64_t ns = bs->drv->bdrv_ask(bs, ask->since_ns);
+
+        if (ns > ask->longest_ns) {
+            ask->longest_ns = ns;
+            ask->bs = bs;
+        }
+        if (ns && (!ask->shortest_ns || ns < ask->shortest_ns)) {
+            ask->shortest_ns = ns;
+        }
     }
     QLIST_FOREACH(child, &bs->children, next) {
-        if (ret < 0) {
-            break;
-        }
-        ret = blk_cancel_co_ask(child->bs, patience_ns);
+        blk_cancel_ask(child->bs, ask);
     }
-    return ret;
 }

@@ -133,6 +133,6 @@ bool blk_hold_cancel_job_locked(Job *job, bool force)
     job_ref_locked(job);
     c = g_new(HoldJobCancel, 1);
     *c = (HoldJobCancel) { .job = job, .force = force };
-    blk_hold_call("the end of a job", false, hold_job_cancel_cb, c);
+    blk_hold_call("the end of a job", BLK_HOLD_ASK, hold_job_cancel_cb, c);
     return true;
 }

@@ -25,6 +25,7 @@
 #include "qemu/timer.h"
 #include "block/aio.h"
 #include "block/blk-cancel.h"
+#include "block/blk-cancel-graph.h"
 #include "block/blk-cancel-hold.h"
 #include "block/blk-hold.h"
 #include "block/blk-orphan.h"
@@ -170,6 +171,18 @@ static void hold_remember_hung(const HoldView *v)
     hung.epoch = v->epoch;
 }
 
+/* Storage that nobody waits for just now */
+static void hold_ask(BlkCancelAsk *ask)
+{
+    BlkCancelLoad load = {};
+
+    while (blk_cancel_next_load(&load)) {
+        if (!load.in_flight && blk_bs(load.blk)) {
+            blk_cancel_ask(blk_bs(load.blk), ask);
+        }
+    }
+}
+
 /* Whether a request has been with the storage for long: it may hang, or not. */
 static bool hold_look_suspect(HoldView *v)
 {
@@ -223,14 +236,17 @@ static BlockDriverState *hold_find_node(const HoldView *v)
     return found;
 }
 
+static char *hold_describe_node(BlockDriverState *bs)
+{
+    return g_strdup_printf("node '%s' does not answer", bdrv_get_node_name(bs));
+}
+
 static char *hold_describe(const HoldView *v)
 {
     BlockDriverState *bs = hold_find_node(v);
-    GString *s = g_string_new(NULL);
+    g_autofree char *node = bs ? hold_describe_node(bs) : NULL;
+    GString *s = g_string_new(node);
 
-    if (bs) {
-        g_string_printf(s, "node '%s' does not answer", bdrv_get_node_name(bs));
-    }
     if (v->disk.in_flight) {
         g_autofree char *name = hold_disk_name(v->disk.blk);
 
@@ -265,6 +281,7 @@ static void hold_refuse(const char *what, const char *why, Error **errp)
 
 char *blk_hold_describe(void)
 {
+    BlkCancelAsk ask = {};
     HoldView v = {};
     GLOBAL_STATE_CODE();
 
@@ -273,7 +290,11 @@ char *blk_hold_describe(void)
     }
     /* To wait is not possible here: what has been taken back may well hang */
     v.epoch = 0;
-    return hold_look_suspect(&v) || v.disk.abandoned ? hold_describe(&v) : NULL;
+    if (hold_look_suspect(&v) || v.disk.abandoned) {
+        return hold_describe(&v);
+    }
+    hold_ask(&ask);
+    return ask.longest_ns >= STALL_NS ? hold_describe_node(ask.bs) : NULL;
 }
 
 bool blk_hold_check(const char *what, Error **errp)
@@ -497,6 +518,29 @@ static bool coroutine_fn hold_co_wait(HoldTry *t, bool held, int64_t end)
     return true;
 }
 
+/* Wait until all that are idle have answered.  Returns: which one hangs */
+static BlockDriverState *coroutine_fn hold_co_ask(void)
+{
+    int64_t begin = get_clock();
+    BlkCancelAsk ask;
+
+    for (;;) {
+        ask = (BlkCancelAsk) { .since_ns = begin };
+        hold_ask(&ask);
+        if (!ask.shortest_ns || ask.shortest_ns >= STALL_NS) {
+            return ask.bs;
+        }
+        qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, POLL_NS);
+    }
+}
+
+void coroutine_fn blk_hold_co_ask_file(const char *filename)
+{
+#ifdef CONFIG_POSIX
+    blk_cancel_co_ask_file(filename, STALL_NS);
+#endif
+}
+
 /* Disks that may hang are held alone until they are idle. */
 static bool coroutine_fn hold_co_suspects(HoldTry *t)
 {
@@ -558,9 +602,10 @@ static void hold_reap(void *opaque)
 }
 
 /* Returns: NULL, or what stands in the way; nothing is held for it then */
-static char *coroutine_fn hold_co_begin(bool flush)
+static char *coroutine_fn hold_co_begin(unsigned int flags)
 {
-    HoldTry t = { .deadline = get_clock() + TIMEOUT_NS };
+    BlockDriverState *silent;
+    HoldTry t = {};
 
     if (!blk_cancel_any()) {
         holders++;
@@ -569,11 +614,16 @@ static char *coroutine_fn hold_co_begin(bool flush)
     if (hold_look_hung(&t.view)) {
         return hold_describe(&t.view);
     }
+    silent = flags & BLK_HOLD_ASK ? hold_co_ask() : NULL;
+    if (silent && flags & BLK_HOLD_SURE) {
+        return hold_describe_node(silent);
+    }
 
     holders++;
+    t.deadline = get_clock() + TIMEOUT_NS;
     t.view.epoch = blk_cancel_epoch;
     qatomic_set(&blk_cancel_epoch, t.view.epoch + 1);
-    if (hold_co_suspects(&t) && hold_co_all(&t, flush)) {
+    if (hold_co_suspects(&t) && hold_co_all(&t, flags & BLK_HOLD_FLUSH)) {
         hold_arm_timer();
         blk_cancel_begin_errors();
         if (blk_orphan_any()) {
@@ -589,12 +639,13 @@ static char *coroutine_fn hold_co_begin(bool flush)
     return hold_describe(&t.view);
 }
 
-bool coroutine_fn blk_hold_co_begin(const char *what, bool flush, Error **errp)
+bool coroutine_fn blk_hold_co_begin(const char *what, unsigned int flags,
+                                    Error **errp)
 {
     g_autofree char *why = NULL;
     GLOBAL_STATE_CODE();
 
-    why = hold_co_begin(flush);
+    why = hold_co_begin(flags);
     if (why) {
         hold_refuse(what, why, errp);
     }
@@ -607,7 +658,7 @@ bool coroutine_fn blk_hold_co_begin(const char *what, bool flush, Error **errp)
 
 typedef struct HoldBegin {
     const char *what;
-    bool flush;
+    unsigned int flags;
     Error **errp;
     bool ok;
     QemuSemaphore over;
@@ -617,13 +668,13 @@ static void coroutine_fn hold_begin_entry(void *opaque)
 {
     HoldBegin *b = opaque;
 
-    b->ok = blk_hold_co_begin(b->what, b->flush, b->errp);
+    b->ok = blk_hold_co_begin(b->what, b->flags, b->errp);
     qemu_sem_post(&b->over);
 }
 
-bool blk_hold_begin(const char *what, bool flush, Error **errp)
+bool blk_hold_begin(const char *what, unsigned int flags, Error **errp)
 {
-    HoldBegin b = { .what = what, .flush = flush, .errp = errp };
+    HoldBegin b = { .what = what, .flags = flags, .errp = errp };
     GLOBAL_STATE_CODE();
 
     qemu_sem_init(&b.over, 0);
@@ -642,7 +693,7 @@ bool blk_hold_begin(const char *what, bool flush, Error **errp)
 
 typedef struct HoldCall {
     char *what;
-    bool flush;
+    unsigned int flags;
     AioContext *ctx;            /* where the main loop runs @cb */
     void (*cb)(void *opaque);
     void *opaque;
@@ -665,7 +716,7 @@ static void coroutine_fn hold_call_entry(void *opaque)
     char *why;
 
     QLIST_INSERT_HEAD(&calls, call, next);
-    while ((why = hold_co_begin(call->flush))) {
+    while ((why = hold_co_begin(call->flags))) {
         if (get_clock() >= next_ns) {
             next_ns = get_clock() + WARN_NS;
             warn_report("'%s' waits for storage that hangs: %s", call->what,
@@ -695,14 +746,14 @@ static void hold_schedule_bh(void *opaque)
     }
 }
 
-static void hold_schedule(AioContext *ctx, const char *what, bool flush,
+static void hold_schedule(AioContext *ctx, const char *what, unsigned int flags,
                           void (*cb)(void *opaque), void *opaque)
 {
     HoldCall *call = g_new(HoldCall, 1);
 
     *call = (HoldCall) {
         .what = g_strdup(what),
-        .flush = flush,
+        .flags = flags,
         .ctx = ctx,
         .cb = cb,
         .opaque = opaque,
@@ -710,14 +761,14 @@ static void hold_schedule(AioContext *ctx, const char *what, bool flush,
     aio_bh_schedule_oneshot(ctx, hold_schedule_bh, call);
 }
 
-void blk_hold_call(const char *what, bool flush, void (*cb)(void *opaque),
-                   void *opaque)
+void blk_hold_call(const char *what, unsigned int flags,
+                   void (*cb)(void *opaque), void *opaque)
 {
     GLOBAL_STATE_CODE();
 
     if (blk_cancel_any()) {
         /* Nested event loops do not run what is in this context */
-        hold_schedule(iohandler_get_aio_context(), what, flush, cb, opaque);
+        hold_schedule(iohandler_get_aio_context(), what, flags, cb, opaque);
     } else {
         cb(opaque);
     }
@@ -726,5 +777,5 @@ void blk_hold_call(const char *what, bool flush, void (*cb)(void *opaque),
 void blk_hold_schedule(const char *what, void (*cb)(void *opaque),
                        void *opaque)
 {
-    hold_schedule(qemu_get_aio_context(), what, false, cb, opaque);
+    hold_schedule(qemu_get_aio_context(), what, BLK_HOLD_ASK, cb, opaque);
 }

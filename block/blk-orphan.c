@@ -137,7 +137,7 @@ static void orphan_wait_bh(void *opaque)
 {
     g_autofree char *what = opaque;
 
-    blk_hold_call(what, false, orphan_hold_cb, NULL);
+    blk_hold_call(what, BLK_HOLD_ASK, orphan_hold_cb, NULL);
 }
 
 void blk_orphan_adopt(BlockBackend *blk)

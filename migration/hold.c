@@ -59,12 +59,15 @@ static void hold_postpone(Error *err)
     error_free(err);
 }
 
-static bool hold_try(void)
+/* @leaves: the images are handed over, and their locks */
+static bool hold_try(bool leaves)
 {
+    unsigned int flags = BLK_HOLD_FLUSH |
+                         (leaves ? BLK_HOLD_ASK | BLK_HOLD_SURE : 0);
     Error *err = NULL;
 
     BQL_LOCK_GUARD();
-    if (!blk_hold_begin("migrate", true, &err)) {
+    if (!blk_hold_begin("migrate", flags, &err)) {
         hold_postpone(err);
         return false;
     }
@@ -119,7 +122,7 @@ bool migration_hold_enter(MigrationState *s, bool postcopy)
     if (!hold_any()) {
         return true;
     }
-    if (!hold_try()) {
+    if (!hold_try(true)) {
         hold_pause(s);
         return false;
     }
@@ -135,7 +138,7 @@ bool migration_hold_enter(MigrationState *s, bool postcopy)
 bool migration_hold_wait(MigrationState *s)
 {
     while (hold_is_active(s)) {
-        if (!hold_any() || hold_try()) {
+        if (!hold_any() || hold_try(false)) {
             return true;
         }
         hold_pause(s);

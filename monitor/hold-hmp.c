@@ -14,17 +14,17 @@
 #include "qemu/main-loop.h"
 #include "qemu/module.h"
 #include "qobject/qdict.h"
+#include "qobject/qstring.h"
 #include "block/aio.h"
-#include "block/blk-hold.h"
 #include "monitor/hmp.h"
 #include "hold.h"
 
-static HoldNeed hold_hmp_line(const char *line)
+static unsigned int hold_hmp_line(const char *line)
 {
     g_autoptr(QDict) args = NULL;
     MonitorHMP quiet = {};      /* what is wrong is said when it is executed */
     const HMPCommand *cmd;
-    HoldNeed need = HOLD_NOT;
+    unsigned int need = 0;
 
     monitor_data_init(&quiet.common, false, true, false);
     cmd = monitor_parse_command(&quiet, line, &line, hmp_cmds);
@@ -33,9 +33,11 @@ static HoldNeed hold_hmp_line(const char *line)
             need = HOLD_FLUSH;
         } else if (strchr(cmd->flags, 'd')) {
             need = HOLD_DRAIN;
+        } else if (strchr(cmd->flags, 's')) {
+            need = HOLD_STOP;
         } else if (strchr(cmd->flags, 'k')) {
             args = monitor_parse_arguments(&quiet.common, &line, cmd);
-            need = args ? hold_by_args(args) : HOLD_NOT;
+            need = args ? hold_by_args(args) : 0;
         }
     }
     monitor_data_destroy(&quiet.common);
@@ -52,7 +54,7 @@ block_init(hold_hmp_register);
 typedef struct HoldHmp {
     MonitorHMP *mon;
     char *cmdline;
-    bool flush;
+    unsigned int need;
     Coroutine *co;
 } HoldHmp;
 
@@ -68,9 +70,11 @@ static void coroutine_fn hold_hmp_entry(void *opaque)
 {
     HoldHmp *h = opaque;
     g_autofree char *name = g_strndup(h->cmdline, strcspn(h->cmdline, " "));
+    g_autoptr(QString) line = qstring_from_str(h->cmdline);
     Error *err = NULL;
 
-    if (blk_hold_co_begin(name, h->flush, &err)) {
+    hold_co_ask_names(QOBJECT(line));
+    if (blk_hold_co_begin(name, h->need, &err)) {
         /* Commands do not expect to be called in a coroutine */
         h->co = qemu_coroutine_self();
         aio_bh_schedule_oneshot(iohandler_get_aio_context(), hold_hmp_bh, h);
@@ -87,16 +91,16 @@ static void coroutine_fn hold_hmp_entry(void *opaque)
 
 bool hold_hmp_command(MonitorHMP *mon, const char *cmdline)
 {
-    HoldNeed need = blk_cancel_any() ? hold_hmp_line(cmdline) : HOLD_NOT;
+    unsigned int need = blk_cancel_any() ? hold_hmp_line(cmdline) : 0;
     HoldHmp *h;
 
-    if (need == HOLD_NOT) {
+    if (!need) {
         return false;
     }
     h = g_new0(HoldHmp, 1);
     h->mon = mon;
     h->cmdline = g_strdup(cmdline);
-    h->flush = need == HOLD_FLUSH;
+    h->need = need;
     aio_co_schedule(iohandler_get_aio_context(),
                     qemu_coroutine_create(hold_hmp_entry, h));
     return true;

@@ -13,17 +13,23 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qapi/qapi-features.h"
-#include "qobject/qdict.h"
-#include "block/blk-hold.h"
-#include "block/export.h"
-#include "block/block_int.h"
 #include "qemu/lockable.h"
 #include "qemu/main-loop.h"
+#include "qobject/qdict.h"
+#include "qobject/qlist.h"
+#include "qobject/qstring.h"
+#include "block/block_int.h"
+#include "block/export.h"
 #include "hold.h"
 
-HoldNeed (*hold_by_line)(const char *line);
+#define HOLD_FEATURES (BIT_ULL(QAPI_FEATURE_DRAIN) |        \
+                       BIT_ULL(QAPI_FEATURE_DRAIN_FLUSH) |  \
+                       BIT_ULL(QAPI_FEATURE_DRAIN_STOP) |   \
+                       BIT_ULL(QAPI_FEATURE_DRAIN_DISK))
 
-HoldNeed hold_by_args(const QDict *args)
+unsigned int (*hold_by_line)(const char *line);
+
+unsigned int hold_by_args(const QDict *args)
 {
     const char *line = qdict_get_try_str(args, "command-line");
     const char *driver = qdict_get_try_str(args, "driver");
@@ -32,7 +38,7 @@ HoldNeed hold_by_args(const QDict *args)
     BlockExport *exp = id ? blk_exp_find(id) : NULL;
 
     if (line) {
-        return hold_by_line ? hold_by_line(line) : HOLD_NOT;
+        return hold_by_line ? hold_by_line(line) : 0;
     }
     /* A device with a disk, a device's disk, a node with others below it */
     if (qdict_haskey(args, "drive") || (drv && drv->bdrv_child_perm) ||
@@ -41,26 +47,63 @@ HoldNeed hold_by_args(const QDict *args)
     }
     /* Other exports only lose their connections, and end later */
     return exp && exp->drv->type == BLOCK_EXPORT_TYPE_VHOST_USER_BLK
-           ? HOLD_DRAIN : HOLD_NOT;
+           ? HOLD_DRAIN : 0;
 }
 
-static HoldNeed hold_by_request(const QmpCommandList *cmds, const QDict *req)
+static const QmpCommand *hold_find_command(const QmpCommandList *cmds,
+                                           const QDict *req)
 {
     const char *name = qdict_get_try_str(req, "execute");
-    const QmpCommand *cmd = name ? qmp_find_command(cmds, name) : NULL;
+
+    return name ? qmp_find_command(cmds, name) : NULL;
+}
+
+static unsigned int hold_by_request(const QmpCommand *cmd, const QDict *req)
+{
     const QDict *args = qobject_to(QDict, qdict_get(req, "arguments"));
 
-    if (!cmd) {
-        return HOLD_NOT;
-    }
     if (cmd->features & BIT_ULL(QAPI_FEATURE_DRAIN_FLUSH)) {
         return HOLD_FLUSH;
     }
     if (cmd->features & BIT_ULL(QAPI_FEATURE_DRAIN)) {
         return HOLD_DRAIN;
     }
-    return args && cmd->features & BIT_ULL(QAPI_FEATURE_DRAIN_DISK)
-           ? hold_by_args(args) : HOLD_NOT;
+    if (cmd->features & BIT_ULL(QAPI_FEATURE_DRAIN_STOP)) {
+        return HOLD_STOP;
+    }
+    return args ? hold_by_args(args) : 0;
+}
+
+static void coroutine_fn hold_co_ask_name(const char *name)
+{
+    if (strchr(name, '/')) {
+        blk_hold_co_ask_file(name);
+    }
+}
+
+void coroutine_fn hold_co_ask_names(QObject *arg)
+{
+    const char *str = qobject_to(QString, arg)
+                      ? qstring_get_str(qobject_to(QString, arg)) : NULL;
+    g_auto(GStrv) parts = g_strsplit_set(str ?: "", " =,\"", -1);
+    const QDictEntry *e;
+    QListEntry *l;
+
+    if (str) {
+        hold_co_ask_name(str);
+        for (unsigned int i = 0; parts[0] && parts[1] && parts[i]; i++) {
+            hold_co_ask_name(parts[i]);
+        }
+    } else if (qobject_to(QDict, arg)) {
+        for (e = qdict_first(qobject_to(QDict, arg)); e;
+             e = qdict_next(qobject_to(QDict, arg), e)) {
+            hold_co_ask_names(qdict_entry_value(e));
+        }
+    } else if (qobject_to(QList, arg)) {
+        QLIST_FOREACH_ENTRY(qobject_to(QList, arg), l) {
+            hold_co_ask_names(qlist_entry_obj(l));
+        }
+    }
 }
 
 /*
@@ -88,19 +131,24 @@ QDict *coroutine_mixed_fn hold_qmp_dispatch(const QmpCommandList *cmds,
                                             Monitor *mon)
 {
     QDict *req = qobject_to(QDict, request);
+    const QmpCommand *cmd;
+    unsigned int need;
     Error *err = NULL;
     QDict *rsp;
 
     if (!qemu_in_coroutine()) {
         return qmp_dispatch(cmds, request, allow_oob, mon);
     }
-    if (!container_of(mon, MonitorQMP, common)->held) {
+    /* Another client may have come meanwhile, and not negotiated */
+    cmd = container_of(mon, MonitorQMP, common)->held
+          ? hold_find_command(cmds, req) : NULL;
+    need = cmd ? hold_by_request(cmd, req) : 0;
+    if (!need) {
         return hold_qmp_co_execute(cmds, request, allow_oob, mon);
     }
 
     QEMU_LOCK_GUARD(&holding);
-    if (!blk_hold_co_begin(qdict_get_str(req, "execute"),
-                           hold_by_request(cmds, req) == HOLD_FLUSH, &err)) {
+    if (!blk_hold_co_begin(cmd->name, need, &err)) {
         rsp = qmp_error_response(err);
         if (qdict_haskey(req, "id")) {
             qdict_put_obj(rsp, "id", qobject_ref(qdict_get(req, "id")));
@@ -122,6 +170,7 @@ static void coroutine_fn hold_qmp_entry(void *opaque)
 {
     g_autofree HoldQmp *h = opaque;
 
+    hold_co_ask_names(qdict_get(qobject_to(QDict, h->request), "arguments"));
     monitor_qmp_dispatch(h->mon, h->request);
     qobject_unref(h->request);
     if (h->resume) {
@@ -136,10 +185,10 @@ static void coroutine_fn hold_qmp_entry(void *opaque)
 bool hold_qmp_request(MonitorQMP *mon, QObject *request, bool oob_enabled)
 {
     QDict *req = qobject_to(QDict, request);
+    const QmpCommand *cmd = req ? hold_find_command(mon->commands, req) : NULL;
     HoldQmp *h;
 
-    if (!req || !blk_cancel_any() ||
-        hold_by_request(mon->commands, req) == HOLD_NOT) {
+    if (!cmd || !(cmd->features & HOLD_FEATURES) || !blk_cancel_any()) {
         return false;
     }
     h = g_new(HoldQmp, 1);

@@ -8,20 +8,27 @@
 #define MONITOR_HOLD_H
 
 #include "monitor-internal.h"
+#include "block/blk-hold.h"
 #include "qapi/qmp-registry.h"
 
 /* Declared by a feature in the QAPI schema, or a flag in hmp-commands.hx */
-typedef enum HoldNeed {
-    HOLD_NOT,
-    HOLD_DRAIN,                 /* drain, 'd' */
-    HOLD_FLUSH,                 /* drain-flush, 'f' */
-} HoldNeed;
+#define HOLD_DRAIN  BLK_HOLD_ASK                    /* drain, 'd' */
+#define HOLD_STOP   BLK_HOLD_FLUSH                  /* drain-stop, 's' */
+#define HOLD_FLUSH  (BLK_HOLD_ASK | BLK_HOLD_FLUSH) /* drain-flush, 'f' */
 
-/* For drain-disk and 'k': what a command with these arguments needs. */
-HoldNeed hold_by_args(const QDict *args);
+/* For drain-disk and 'k': what a command with these arguments needs, or 0. */
+unsigned int hold_by_args(const QDict *args);
 
 /* Of a whole line of the human monitor; NULL if there is none. */
-extern HoldNeed (*hold_by_line)(const char *line);
+extern unsigned int (*hold_by_line)(const char *line);
+
+/*
+ * hold_co_ask_names:
+ * @arg: of a command that may open files
+ *
+ * Have it found out whether that would hang, for all that looks like a name.
+ */
+void coroutine_fn hold_co_ask_names(QObject *arg);
 
 /*
  * hold_qmp_request:

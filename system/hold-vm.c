@@ -102,7 +102,7 @@ void hold_vm_stop(RunState state)
     hold_vm_halt(state, true);
     if (!vm.waits) {
         vm.waits = true;
-        blk_hold_call("stop", true, hold_vm_stop_cb, NULL);
+        blk_hold_call("stop", BLK_HOLD_FLUSH, hold_vm_stop_cb, NULL);
     }
 }
 
@@ -169,7 +169,8 @@ bool hold_vm_may_exit(void)
             /* Not to be completed should it be let in first */
             qmp_migrate_cancel(NULL);
         }
-        blk_hold_call("quit", true, hold_vm_exit_cb, NULL);
+        blk_hold_call("quit", BLK_HOLD_FLUSH | BLK_HOLD_ASK | BLK_HOLD_SURE,
+                      hold_vm_exit_cb, NULL);
     }
     return false;
 }
@@ -252,14 +253,16 @@ bool hold_vm_hmp_quit(Monitor *mon, bool force)
         qmp_x_quit_force(NULL);
         return true;
     }
-    if (!blk_cancel_any() || blk_hold_is_idle()) {
+    if (!blk_cancel_any()) {
         return false;
     }
     /* The monitor goes on meanwhile */
-    why = blk_hold_describe();
-    monitor_printf(mon, "waiting for the storage%s%s\n"
-                   "Use \"quit -f\" to quit nevertheless; see its help.\n",
-                   why ? ": " : "", why ?: "");
+    if (!blk_hold_is_idle()) {
+        why = blk_hold_describe();
+        monitor_printf(mon, "waiting for the storage%s%s\n"
+                       "Use \"quit -f\" to quit nevertheless; see its help.\n",
+                       why ? ": " : "", why ?: "");
+    }
     qmp_quit(NULL);
     return true;
 }

@@ -56,18 +56,4 @@ int blk_bounded_call(int (*func)(void *opaque),
                      void (*late)(void *opaque, int ret), void *opaque, int ms,
                      bool *expired);
 
-/*
- * blk_bounded_co_ask:
- *
- * Read a little of @bs, a protocol node, to see whether its server answers.  If
- * it does not the request stays in flight until it does.
- *
- * Returns: 0, also if the server answers with an error, or if the node cannot
- * be read; -ETIMEDOUT if it has not answered within @patience_ns.
- *
- * Context: a coroutine in the main loop, BQL held.
- */
-int coroutine_fn GRAPH_RDLOCK blk_bounded_co_ask(BlockDriverState *bs,
-                                                 int64_t patience_ns);
-
 #endif /* BLOCK_BLK_BOUNDED_H */

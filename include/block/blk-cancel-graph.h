@@ -71,6 +71,14 @@ blk_cancel_graph_link(BdrvChild *child, bool cancelling)
  */
 void blk_cancel_graph_switch_on(BlockDriverState *bs);
 
+/* A question to nodes, and who has not answered */
+typedef struct BlkCancelAsk {
+    int64_t since_ns;           /* of get_clock(); 0: do not ask anew */
+    BlockDriverState *bs;       /* who has not for longest, or NULL */
+    int64_t longest_ns;         /* for how long */
+    int64_t shortest_ns;        /* and who has not for the shortest time */
+} BlkCancelAsk;
+
 /*
  * blk_cancel_graph_share:
  * @bs: what is exported, or NULL
@@ -85,20 +93,27 @@ void blk_cancel_graph_switch_on(BlockDriverState *bs);
 void blk_cancel_graph_share(BlockDriverState *bs, bool cancelling, bool begin);
 
 /*
- * blk_cancel_co_ask:
- * @patience_ns: for each node
+ * blk_cancel_ask:
  *
- * Ask all that is below @bs, and @bs, something small, so that storage that
- * hangs while nobody uses it is found out.  Threads of their own do it; the
- * caller sleeps.
+ * Ask @bs, and all that is below, something small, so that storage that hangs
+ * while nobody uses it is found out; unless that was done after @ask->since_ns.
+ * Threads do it, and nobody waits for them: the next call tells.  What cannot
+ * be asked - all but host files, and those if the host allows no further thread
+ * - counts as having answered.
  *
- * Returns: 0, or -ETIMEDOUT if the storage of a node has not answered.  What
- * cannot be asked, such as a host file if the host allows no further thread,
- * counts as having answered.
- *
- * Context: a coroutine in the main loop, BQL held.
+ * Context: BQL held.
  */
-int coroutine_fn GRAPH_RDLOCK blk_cancel_co_ask(BlockDriverState *bs,
-                                                int64_t patience_ns);
+void blk_cancel_ask(BlockDriverState *bs, BlkCancelAsk *ask);
+
+/*
+ * blk_cancel_co_ask_file:
+ *
+ * A file is about to be opened with the BQL held: wait until it answers, for
+ * @patience_ns at most.  If it has not, opening it fails at once.
+ *
+ * Context: a coroutine in the main loop.
+ */
+void coroutine_fn blk_cancel_co_ask_file(const char *filename,
+                                         int64_t patience_ns);
 
 #endif /* BLOCK_BLK_CANCEL_GRAPH_H */

@@ -30,6 +30,13 @@
  */
 extern uint32_t blk_hold_timeout_ms;
 
+/* What a command that has nothing to wait for does then */
+typedef enum BlkHoldFlags {
+    BLK_HOLD_FLUSH = 1,         /* it flushes disks: have it done */
+    BLK_HOLD_ASK = 2,           /* it changes the graph, and with it locks */
+    BLK_HOLD_SURE = 4,          /* it cannot go on if one does not answer */
+} BlkHoldFlags;
+
 /*
  * blk_hold_check:
  * @what: the command, for the error
@@ -47,14 +54,15 @@ bool blk_hold_check(const char *what, Error **errp);
 /*
  * blk_hold_co_begin:
  * @what: the command, for the error
- * @flush: whether the command will flush disks
  *
  * Wait until no BlockBackend with cancelling on has a request in flight, for
  * blk_hold_timeout_ms at most: first for those that seem to hang, which are
  * held alone; then for all.  What is held lets new requests wait until
  * blk_hold_end(); they do not count as in flight, and can be cancelled.  With
- * @flush each of the BlockBackends is flushed as well, which leaves the
- * command's own flush nothing to do.
+ * BLK_HOLD_FLUSH each of the BlockBackends is flushed as well, which leaves the
+ * command's own flush nothing to do.  With BLK_HOLD_ASK those that are idle are
+ * asked before whether they answer: whoever changes the permissions of one that
+ * does not has no need to wait, and gets an error.
  *
  * vCPUs, guest and monitors go on meanwhile, and after a failure everything is
  * as before.  A flush that hangs is abandoned.  What has been found to hang is
@@ -69,7 +77,8 @@ bool blk_hold_check(const char *what, Error **errp);
  * that they may delay.
  * Returns: true, to be paired with blk_hold_end(); or false with @errp set.
  */
-bool coroutine_fn blk_hold_co_begin(const char *what, bool flush, Error **errp);
+bool coroutine_fn blk_hold_co_begin(const char *what, unsigned int flags,
+                                    Error **errp);
 
 /*
  * blk_hold_begin:
@@ -78,7 +87,17 @@ bool coroutine_fn blk_hold_co_begin(const char *what, bool flush, Error **errp);
  *
  * Context: BQL held; it is released while this waits.
  */
-bool blk_hold_begin(const char *what, bool flush, Error **errp);
+bool blk_hold_begin(const char *what, unsigned int flags, Error **errp);
+
+/*
+ * blk_hold_co_ask_file:
+ *
+ * Somebody may be about to open @filename: have it found out whether that
+ * would hang.  If so it fails at once.
+ *
+ * Context: a coroutine in the main loop, BQL held.
+ */
+void coroutine_fn blk_hold_co_ask_file(const char *filename);
 
 /*
  * blk_hold_end:
@@ -108,7 +127,7 @@ bool blk_hold_is_on(void);
 /*
  * blk_hold_call:
  * @what: for messages
- * @flush: as for blk_hold_co_begin()
+ * @flags: as for blk_hold_co_begin()
  * @cb: called once, between begin and end, outside any coroutine and any
  * nested event loop
  *
@@ -118,8 +137,8 @@ bool blk_hold_is_on(void);
  * Context: main loop.  If there is no BlockBackend with cancelling on @cb runs
  * before this returns.
  */
-void blk_hold_call(const char *what, bool flush, void (*cb)(void *opaque),
-                   void *opaque);
+void blk_hold_call(const char *what, unsigned int flags,
+                   void (*cb)(void *opaque), void *opaque);
 
 /*
  * blk_hold_schedule:

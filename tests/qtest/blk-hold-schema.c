@@ -29,15 +29,21 @@ static const char *const drain[] = {
     NULL
 };
 
-/* The same, and it flushes */
+/* It stops the VM: it drains, and flushes, and leaves the graph alone */
+static const char *const drain_stop[] = {
+    "dump-guest-memory", "stop", "xen-save-devices-state",
+    NULL
+};
+
+/* It drains, or changes the graph, and it flushes */
 static const char *const drain_flush[] = {
     "block-commit", "block_resize", "blockdev-change-medium", "blockdev-del",
     "blockdev-open-tray", "blockdev-remove-medium", "blockdev-reopen",
     "blockdev-set-active", "blockdev-snapshot",
     "blockdev-snapshot-delete-internal-sync",
     "blockdev-snapshot-internal-sync", "blockdev-snapshot-sync",
-    "change-backing-file", "dump-guest-memory", "eject", "stop", "transaction",
-    "x-blockdev-amend", "x-blockdev-change", "xen-save-devices-state",
+    "change-backing-file", "eject", "transaction", "x-blockdev-amend",
+    "x-blockdev-change",
     NULL
 };
 
@@ -161,7 +167,8 @@ static void check_command(QDict *command)
 {
     const char *name = qdict_get_str(command, "name");
     bool known = is_in(drain, name) || is_in(drain_flush, name) ||
-                 is_in(drain_disk, name) || is_in(never, name) ||
+                 is_in(drain_stop, name) || is_in(drain_disk, name) ||
+                 is_in(never, name) ||
                  g_str_has_prefix(name, "query-");
 
     if (!known) {
@@ -174,6 +181,8 @@ static void check_command(QDict *command)
     g_assert_cmpint(has_feature(command, "drain"), ==, is_in(drain, name));
     g_assert_cmpint(has_feature(command, "drain-flush"), ==,
                     is_in(drain_flush, name));
+    g_assert_cmpint(has_feature(command, "drain-stop"), ==,
+                    is_in(drain_stop, name));
     g_assert_cmpint(has_feature(command, "drain-disk"), ==,
                     is_in(drain_disk, name));
 }

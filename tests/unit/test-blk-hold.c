@@ -35,7 +35,7 @@ static void coroutine_fn enter_entry(void *opaque)
 {
     Entry *e = opaque;
 
-    e->ok = blk_hold_co_begin("test", e->flush, &e->err);
+    e->ok = blk_hold_co_begin("test", e->flush ? BLK_HOLD_FLUSH : 0, &e->err);
     e->over = true;
 }
 
@@ -611,7 +611,7 @@ static void test_call(const RigVariant *v)
 
     rig_wait(rig_nr_held(rig) == 1);
     rig_cancel(a);
-    blk_hold_call("test", false, count_call, &calls);
+    blk_hold_call("test", 0, count_call, &calls);
     main_loop_wait_for(get_clock() - begin > NANOSECONDS_PER_SECOND / 4);
     g_assert_cmpuint(calls, ==, 0);
     rig_release_all(rig);
@@ -636,7 +636,7 @@ static void test_off(const RigVariant *v)
     g_assert_true(e.over);
     check_entered(&e);
     blk_hold_end(false);
-    blk_hold_call("test", true, count_call, &calls);
+    blk_hold_call("test", BLK_HOLD_FLUSH, count_call, &calls);
     g_assert_cmpuint(calls, ==, 1);
     rig_release_all(rig);
     rig_check_result(a, 0);
