@@ -131,7 +131,6 @@ struct BlkCancel {
     unsigned int nr_ctxs;       /* entries of @ctxs */
     unsigned int nr_abandoned;  /* entries of @abandoned */
     unsigned int nr_buffer_waiters;
-    int flush_error;            /* that no flush has been told, or 0 */
 
     QEMU_ALIGNED(64) QemuMutex lock;
 
@@ -170,7 +169,6 @@ struct BlkCancelReq {
     int64_t offset;
     int64_t bytes;
     bool bounced;               /* data goes through @buf */
-    bool probe;                 /* passes what holds others; it is part of it */
     int64_t start_ns;
 
     /* The same, of zone operations; the caller's, not used after a cancel */
@@ -357,10 +355,6 @@ uint64_t blk_cancel_budget_used_locked(BlkCancel *d);
 void blk_cancel_register(BlkCancel *d);
 void blk_cancel_unregister(BlkCancel *d);
 BlkCancel *blk_cancel_next(BlkCancel *d);
-
-/* A flush that is not held, as blk_aio_flush(). */
-BlockAIOCB *blk_cancel_aio_probe(BlkCancel *d, BlockCompletionFunc *cb,
-                                 void *opaque);
 
 /* What @d has with the storage at @now, of get_clock().  Context: BQL held. */
 void blk_cancel_look(BlkCancel *d, int64_t now, BlkCancelLoad *load);

@@ -178,8 +178,7 @@ bool blk_cancel_waits_to_start(BlkCancelReq *r)
 {
     BlkCancel *d = r->ctx->d;
 
-    if (likely(qatomic_read(&d->nr_abandoned) < d->opts.max_abandoned) ||
-        r->probe) {
+    if (likely(qatomic_read(&d->nr_abandoned) < d->opts.max_abandoned)) {
         return false;
     }
 

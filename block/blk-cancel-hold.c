@@ -127,12 +127,6 @@ void blk_cancel_unhold(void)
     }
 }
 
-BlockAIOCB *blk_cancel_probe_flush(const BlkCancelLoad *load,
-                                   BlockCompletionFunc *cb, void *opaque)
-{
-    return blk_cancel_aio_probe(load->opaque, cb, opaque);
-}
-
 /*
  * What is under way
  */
@@ -193,7 +187,7 @@ bool blk_cancel_next_node(BlkNodeLoad *load, unsigned int epoch)
     load->cancels = blk_cancel_is_above(bs);
     load->is_leaf = QLIST_EMPTY(&bs->children);
     QEMU_LOCK_GUARD(&bs->reqs_lock);
-    load->flushes = bs->active_flush_req;
+    load->requests = bs->active_flush_req && bs->flush_epoch <= epoch;
     QLIST_FOREACH(req, &bs->tracked_requests, list) {
         load->requests += req->epoch <= epoch;
     }
@@ -207,15 +201,22 @@ bool blk_cancel_next_node(BlkNodeLoad *load, unsigned int epoch)
 /* It is not known yet whether who flushes tells anybody.  BQL; atomic. */
 static bool errors_stay;
 
-void blk_cancel_keep_node_error(BlockDriverState *bs, int ret)
+void coroutine_fn blk_cancel_co_keep_flush_error(BlockBackend *blk, int ret)
 {
-    BlockDriverState *below;
+    BlockDriverState *bs, *below;
 
-    /* Where all who flush a part of the chain come by */
-    while ((below = bdrv_primary_bs(bs))) {
-        bs = below;
+    if (ret >= 0) {
+        return;
     }
-    qatomic_cmpxchg(&bs->kept_flush_error, 0, ret);
+    GRAPH_RDLOCK_GUARD();
+    bs = blk_bs(blk);
+    if (bs) {
+        /* Where all who flush a part of the chain come by */
+        while ((below = bdrv_primary_bs(bs))) {
+            bs = below;
+        }
+        qatomic_cmpxchg(&bs->kept_flush_error, 0, ret);
+    }
 }
 
 int blk_cancel_get_flush_error(BlockDriverState *bs)

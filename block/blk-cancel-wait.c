@@ -103,8 +103,7 @@ void coroutine_fn blk_cancel_co_wait_unlock(BlkCancel *d, BlkCancelWaiter *w,
 /* Whether @r, which holds nothing yet, must not go on. */
 static bool blk_cancel_must_park(BlkCancelReq *r)
 {
-    return blk_in_drain(r->ctx->d->blk) ||
-           (qatomic_read(&r->ctx->d->held) && !r->probe);
+    return blk_in_drain(r->ctx->d->blk) || qatomic_read(&r->ctx->d->held);
 }
 
 /*

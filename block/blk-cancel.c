@@ -131,25 +131,6 @@ static void blk_cancel_leave_issued(BlkCancelReq *r)
     qatomic_set_u64(&ctx->ended, ctx->ended + 1);
 }
 
-/* An error that an abandoned flush ended with is the next flush's. */
-static int blk_cancel_tell_flush_error(BlkCancel *d, int ret)
-{
-    if (unlikely(qatomic_read(&d->flush_error)) && ret >= 0) {
-        ret = qatomic_xchg(&d->flush_error, 0);
-    }
-    return ret;
-}
-
-void blk_cancel_keep_flush_error(BlockBackend *blk, int ret)
-{
-    BlkCancel *d = *blk_cancel_slot(blk);
-
-    if (d && ret < 0) {
-        /* The first is the one to be told */
-        qatomic_cmpxchg(&d->flush_error, 0, ret);
-    }
-}
-
 /* A read, a write or a discard */
 static int coroutine_fn GRAPH_RDLOCK blk_cancel_co_issue_range(BlkCancelReq *r)
 {
@@ -203,14 +184,14 @@ static int coroutine_fn blk_cancel_co_issue(BlkCancelReq *r)
 }
 
 /* The storage has answered an abandoned request. */
-static void blk_cancel_end_abandoned(BlkCancelReq *r)
+static void coroutine_fn blk_cancel_co_end_abandoned(BlkCancelReq *r)
 {
     BlkCancel *d = r->ctx->d;
 
     trace_blk_cancel_finished(d->blk, r, r->op, r->offset, r->bytes, r->ret,
                               get_clock() - r->start_ns);
     if (r->op == BLK_CANCEL_FLUSH) {
-        blk_cancel_keep_flush_error(d->blk, r->ret);
+        blk_cancel_co_keep_flush_error(d->blk, r->ret);
     }
     blk_cancel_leave_abandoned(r);
 }
@@ -229,11 +210,9 @@ static void coroutine_fn blk_cancel_entry(void *opaque)
         r->ret = blk_cancel_co_issue(r);
         blk_cancel_leave_issued(r);
         if (unlikely(r->abandoned)) {
-            blk_cancel_end_abandoned(r);
+            blk_cancel_co_end_abandoned(r);
         } else {
-            if (r->op == BLK_CANCEL_FLUSH) {
-                r->ret = blk_cancel_tell_flush_error(r->ctx->d, r->ret);
-            } else if (r->bounced && r->op == BLK_CANCEL_READ && r->ret >= 0) {
+            if (r->bounced && r->op == BLK_CANCEL_READ && r->ret >= 0) {
                 blk_cancel_co_copy_out(r);
             }
             trace_blk_cancel_end(blk, r, r->canceled ? -ECANCELED : r->ret);
@@ -316,9 +295,7 @@ static bool blk_cancel_can_abandon(BlkCancelReq *r)
     if (blk_cancel_changes_disk(r) && blk_cancel_is_zoned(r->ctx->d->blk)) {
         return false;
     }
-    /* Whoever probes asks once, and counts on having it back */
-    return r->probe ||
-           (!blk_cancel_is_full() && blk_cancel_has_room(r->ctx->d));
+    return !blk_cancel_is_full() && blk_cancel_has_room(r->ctx->d);
 }
 
 static void blk_cancel_aio_cancel_async(BlockAIOCB *acb)
@@ -446,7 +423,6 @@ BlkCancelReq *blk_cancel_new_req(BlkCancel *d, BlkCancelOp op, int64_t offset,
     r->bytes = bytes;
     r->bounced = qiov && bytes && !blk_cancel_is_zone_op(r) &&
                  blk_cancel_buffer_size(bytes) <= qatomic_read_u64(&d->budget);
-    r->probe = false;
     r->start_ns = get_clock();
     r->state = BLK_CANCEL_NEW;
     r->has_returned = false;
@@ -506,14 +482,4 @@ BlockAIOCB *blk_cancel_aio(BlkCancel *d, CoroutineEntry *entry, int64_t offset,
 
     return blk_cancel_submit(blk_cancel_new_req(d, op, offset, bytes, qiov,
                                                 flags, cb, opaque));
-}
-
-BlockAIOCB *blk_cancel_aio_probe(BlkCancel *d, BlockCompletionFunc *cb,
-                                 void *opaque)
-{
-    BlkCancelReq *r = blk_cancel_new_req(d, BLK_CANCEL_FLUSH, 0, 0, NULL, 0,
-                                         cb, opaque);
-
-    r->probe = true;
-    return blk_cancel_submit(r);
 }

@@ -43,7 +43,6 @@
 #define POLL_NS     (1 * SCALE_MS)
 #define RETRY_NS    (100 * SCALE_MS)
 #define WARN_NS     (30 * NANOSECONDS_PER_SECOND)
-#define SAME_NS     (50 * SCALE_MS)                 /* between two readings */
 
 /* BQL */
 uint32_t blk_hold_timeout_ms = BLK_HOLD_DEFAULT_TIMEOUT_MS;
@@ -68,14 +67,10 @@ typedef struct HoldView {
     bool slow;                  /* only operations that may take long */
 } HoldView;
 
-/* BQL; what has been found to hang, as long as it is there */
-static struct {
-    BlockBackend *blk;          /* only compared */
-    int64_t since_ns;           /* when its oldest request began, or 0 */
-    uint64_t ended;
-    BlockDriverState *bs;       /* the same */
-    unsigned int epoch;
-} hung;
+/*
+ * BQL; what of this epoch is still there was found to hang.  0: nothing was.
+ */
+static unsigned int hung_epoch;
 
 /*
  * Looking
@@ -127,48 +122,28 @@ bool blk_hold_is_idle(void)
     return !hold_look(&v, false);
 }
 
-static bool hold_is_hung_disk(const BlkCancelLoad *load)
+/* All that is under way began before this; what comes is told apart. */
+static unsigned int hold_next_epoch(void)
 {
-    if (load->blk != hung.blk || !load->in_flight) {
-        return false;
-    }
-    if (!load->issued || !hung.since_ns) {
-        return load->ended == hung.ended;
-    }
-    return ABS(get_clock() - load->oldest_ns - hung.since_ns) < SAME_NS;
+    unsigned int epoch = blk_cancel_epoch;
+
+    qatomic_set(&blk_cancel_epoch, epoch + 1);
+    return epoch;
 }
 
 /* Whether what was found to hang is still there; then it need not be held. */
 static bool hold_look_hung(HoldView *v)
 {
-    BlkCancelLoad load = {};
     BlkNodeLoad node = {};
 
-    *v = (HoldView) { .epoch = hung.epoch };
-    while (hung.blk && blk_cancel_next_load(&load)) {
-        if (hold_is_hung_disk(&load)) {
-            v->disk = load;
-            return true;
+    while (hung_epoch && blk_cancel_next_node(&node, hung_epoch)) {
+        if (node.cancels && node.requests) {
+            v->epoch = hung_epoch;
+            return hold_look(v, false);
         }
     }
-    while (hung.bs && blk_cancel_next_node(&node, hung.epoch)) {
-        if (node.bs == hung.bs && node.requests) {
-            v->node = node;
-            return true;
-        }
-    }
-    hung.blk = NULL;
-    hung.bs = NULL;
+    hung_epoch = 0;
     return false;
-}
-
-static void hold_remember_hung(const HoldView *v)
-{
-    hung.blk = v->disk.in_flight ? v->disk.blk : NULL;
-    hung.since_ns = v->disk.issued ? get_clock() - v->disk.oldest_ns : 0;
-    hung.ended = v->disk.ended;
-    hung.bs = v->disk.in_flight ? NULL : v->node.bs;
-    hung.epoch = v->epoch;
 }
 
 /* Storage that nobody waits for just now */
@@ -226,7 +201,7 @@ static BlockDriverState *hold_find_node(const HoldView *v)
     BlkNodeLoad node = {};
 
     while (v->epoch && blk_cancel_next_node(&node, v->epoch)) {
-        if (node.is_leaf && (node.requests || node.flushes)) {
+        if (node.is_leaf && node.requests) {
             return node.bs;
         }
         if (node.requests && !found) {
@@ -424,60 +399,27 @@ static void coroutine_fn hold_co_run(void (*fn)(void *opaque), void *opaque)
     qemu_coroutine_yield();
 }
 
-/* One flush */
-typedef struct HoldFlush {
-    BlockBackend *blk;          /* a reference */
-    BlockAIOCB *acb;            /* NULL once it has ended */
-    int ret;
-    QSLIST_ENTRY(HoldFlush) next;
-} HoldFlush;
-
-typedef QSLIST_HEAD(, HoldFlush) HoldFlushList;
-
-static void hold_flush_cb(void *opaque, int ret)
+/*
+ * What has not ended in time is left alone.  An error is kept for the flush
+ * that the command will do, which fails as it would have without this one.
+ */
+static void coroutine_fn hold_flush_entry(void *opaque)
 {
-    HoldFlush *f = opaque;
+    BlockBackend *blk = opaque;
 
-    f->ret = blk_aio_was_canceled(f->acb) ? 0 : ret;
-    f->acb = NULL;
+    blk_cancel_co_keep_flush_error(blk, blk_co_flush(blk));
+    blk_dec_in_flight(blk);
 }
 
-static void hold_begin_flush(void *opaque)
+static void hold_begin_flush(void)
 {
-    HoldFlushList *list = opaque;
     BlkCancelLoad load = {};
 
     while (blk_cancel_next_load(&load)) {
-        HoldFlush *f = g_new0(HoldFlush, 1);
-
-        QSLIST_INSERT_HEAD(list, f, next);
-        blk_ref(load.blk);
-        f->blk = load.blk;
-        f->acb = blk_cancel_probe_flush(&load, hold_flush_cb, f);
-    }
-}
-
-/*
- * What has not ended is abandoned.  An error is kept for the flush that the
- * command will do, which fails as it would have without this one.
- */
-static void hold_end_flush(void *opaque)
-{
-    HoldFlushList *list = opaque;
-    HoldFlush *f;
-
-    while ((f = QSLIST_FIRST(list))) {
-        if (f->acb) {
-            /* It may have an error already, and tells it now */
-            blk_aio_cancel_async(f->acb);
-        }
-        if (f->ret < 0 && blk_bs(f->blk)) {
-            GRAPH_RDLOCK_GUARD_MAINLOOP();
-            blk_cancel_keep_node_error(blk_bs(f->blk), f->ret);
-        }
-        QSLIST_REMOVE_HEAD(list, next);
-        blk_unref(f->blk);
-        g_free(f);
+        /* It cannot go before this has ended */
+        blk_inc_in_flight(load.blk);
+        aio_co_schedule(blk_get_aio_context(load.blk),
+                        qemu_coroutine_create(hold_flush_entry, load.blk));
     }
 }
 
@@ -485,6 +427,7 @@ static void hold_end_flush(void *opaque)
 typedef struct HoldTry {
     HoldView view;
     int64_t deadline;
+    bool flushes;               /* what is under way are flushes */
     bool hangs;                 /* it has failed for want of progress */
 } HoldTry;
 
@@ -497,15 +440,17 @@ static bool coroutine_fn hold_co_wait(HoldTry *t, bool held, int64_t end)
     HoldView *v = &t->view;
     int64_t now = get_clock(), progress_ns = now;
     HoldView last;
+    bool slow;
 
     for (last = *v; hold_look(v, held); last = *v, now = get_clock()) {
         /* A flush or a discard may take as long as all this may */
+        slow = v->slow || t->flushes;
         if (v->ended != last.ended || v->node_requests != last.node_requests ||
-            v->slow) {
+            slow) {
             progress_ns = now;
         }
         t->hangs = now - progress_ns >= STALL_NS ||
-                   (v->slow && now >= t->deadline);
+                   (slow && now >= t->deadline);
         if (t->hangs || now >= end) {
             return false;
         }
@@ -579,16 +524,15 @@ static int64_t coroutine_fn hold_co_spare_others(HoldTry *t)
 
 static bool coroutine_fn hold_co_all(HoldTry *t, bool flush)
 {
-    HoldFlushList list = QSLIST_HEAD_INITIALIZER(list);
     int64_t end = hold_co_spare_others(t);
     bool ok;
 
     hold_co_run(hold_all, NULL);
     ok = hold_co_wait(t, false, end);
     if (ok && flush) {
-        hold_co_run(hold_begin_flush, &list);
+        hold_begin_flush();
+        t->flushes = true;
         ok = hold_co_wait(t, false, end);
-        hold_co_run(hold_end_flush, &list);
     }
     if (!ok) {
         others_rest_ns = get_clock() + OTHERS_NS;
@@ -621,8 +565,7 @@ static char *coroutine_fn hold_co_begin(unsigned int flags)
 
     holders++;
     t.deadline = get_clock() + TIMEOUT_NS;
-    t.view.epoch = blk_cancel_epoch;
-    qatomic_set(&blk_cancel_epoch, t.view.epoch + 1);
+    t.view.epoch = hold_next_epoch();
     if (hold_co_suspects(&t) && hold_co_all(&t, flags & BLK_HOLD_FLUSH)) {
         hold_arm_timer();
         blk_cancel_begin_errors();
@@ -633,7 +576,7 @@ static char *coroutine_fn hold_co_begin(unsigned int flags)
         return NULL;
     }
     if (t.hangs) {
-        hold_remember_hung(&t.view);
+        hung_epoch = hold_next_epoch();
     }
     blk_hold_end(false);
     return hold_describe(&t.view);

@@ -30,9 +30,8 @@ typedef struct BlkCancelLoad {
 /* What a block node has under way, whoever has asked for it */
 typedef struct BlkNodeLoad {
     BlockDriverState *bs;       /* the place in the list; NULL: begin */
-    unsigned int requests;      /* begun no later than in the given epoch */
+    unsigned int requests;      /* and flush, begun not after the given epoch */
     bool cancels;               /* a BlockBackend with cancelling on is above */
-    bool flushes;
     bool is_leaf;               /* no other node is below */
 } BlkNodeLoad;
 
@@ -78,30 +77,21 @@ void blk_cancel_hold(BlockBackend *blk);
 void blk_cancel_unhold(void);
 
 /*
- * blk_cancel_probe_flush:
+ * blk_cancel_co_keep_flush_error:
+ * @ret: what a flush of @blk has returned, which nobody has been told
  *
- * Flush the BlockBackend of @load by a request that is not held.
- *
- * Context: main loop, outside a coroutine.
- */
-BlockAIOCB *blk_cancel_probe_flush(const BlkCancelLoad *load,
-                                   BlockCompletionFunc *cb, void *opaque);
-
-/*
- * blk_cancel_keep_node_error:
- * @ret: negative, the result of a flush of @bs that nobody has been told
- *
- * The next flush of the storage below @bs fails with @ret, whoever asks for it:
- * the guest, a command, or a job.  If one is kept already, that stays.
+ * If it is an error, the next flush of the storage below fails with it, whoever
+ * asks for it: the guest, a command, or a job.  If one is kept already, that
+ * stays.
  *
  * Context: any thread.
  */
-void GRAPH_RDLOCK blk_cancel_keep_node_error(BlockDriverState *bs, int ret);
+void coroutine_fn blk_cancel_co_keep_flush_error(BlockBackend *blk, int ret);
 
 /*
  * blk_cancel_get_flush_error:
  *
- * For a flush of @bs, which has an error of blk_cancel_keep_node_error().
+ * For a flush of @bs, which keeps an error, and has none of its own.
  *
  * Context: any thread.
  */

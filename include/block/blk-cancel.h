@@ -186,17 +186,6 @@ void blk_cancel_account(BlockBackend *blk, BlkCancelOutcome outcome);
 bool blk_cancel_reset_stats(BlockBackend *blk);
 
 /*
- * blk_cancel_keep_flush_error:
- * @ret: what a flush has returned
- *
- * Nobody is told that this flush has failed: let the next one of @blk fail with
- * its error, unless an earlier one's waits for that already.
- *
- * Context: any thread.  No-op if @ret is not an error, or cancelling is off.
- */
-void blk_cancel_keep_flush_error(BlockBackend *blk, int ret);
-
-/*
  * blk_cancel_set_machine_budget:
  * @bytes: of buffer for all BlockBackends together; each gets an equal share,
  *         but BLK_CANCEL_MIN_SHARE at least and its own budget at most

@@ -64,6 +64,12 @@ def refused(guest, name, **arguments):
         guest.qmp.command(name, **arguments)
 
 
+def overlay(rig):
+    """A snapshot's."""
+    return {"snapshot-file": str(rig.directory / "overlay"),
+            "snapshot-node-name": "overlay"}
+
+
 def test_file(rig):
     """What needs the file is refused."""
     server, guest = boot(rig)
@@ -74,7 +80,7 @@ def test_file(rig):
             add_node(server, guest)
         refused(guest, "block_resize", size=32 << 20, **node)
         refused(guest, "blockdev-snapshot-sync", format="qcow2",
-                **{"snapshot-file": str(rig.directory / "overlay")}, **node)
+                **overlay(rig), **node)
         refused(guest, "blockdev-change-medium", id="cd", format="raw",
                 filename=str(server.path))
         # Not more than one thread for each that hangs
@@ -104,8 +110,7 @@ def test_others(rig):
         command("blockdev-add", driver="file", filename=str(image), **healthy)
         command("block_resize", size=2 << 20, **healthy)
         command("blockdev-snapshot-sync", format="qcow2",
-                **{"snapshot-file": str(rig.directory / "overlay")},
-                **healthy)
+                **overlay(rig), **healthy)
         command("blockdev-del", **healthy)
         command("blockdev-change-medium", id="cd", format="raw",
                 filename=str(image))
@@ -159,9 +164,9 @@ def test_migrate(rig):
         wait_until(lambda: "does not answer" in
                    migration(guest).get("switchover-postponed", ""),
                    "the source to wait", LATEST)
-        server.resume()
-        wait_until(lambda: migration(guest)["status"] == "completed",
-                   "the guest to leave", LATEST)
+    server.resume()
+    wait_until(lambda: migration(guest)["status"] == "completed",
+               "the guest to leave", LATEST)
     guest.qmp.command("cont")
     assert load(guest, "disk") == 1
 

@@ -9,6 +9,7 @@
 
 #include "qemu/osdep.h"
 #include "qemu/main-loop.h"
+#include "block/blk-cancel-hold.h"
 #include "blk-cancel-rig.h"
 
 /* The n-th block of the disk; eight make a region, of which two may hang */
@@ -265,15 +266,22 @@ static void test_flush_error(const RigVariant *v)
     rig_end(rig);
 }
 
+static void coroutine_fn keep_entry(void *opaque)
+{
+    BlockBackend *blk = opaque;
+
+    blk_cancel_co_keep_flush_error(blk, -ENOSPC);
+    blk_cancel_co_keep_flush_error(blk, -EIO);
+    blk_cancel_co_keep_flush_error(blk, 0);
+}
+
 /* The first error is told; a flush that fails by itself tells its own. */
 static void test_flush_errors(const RigVariant *v)
 {
     Rig *rig = rig_new(v->mode, NULL);
 
     rig_release_all(rig);
-    blk_cancel_keep_flush_error(rig->blk, -ENOSPC);
-    blk_cancel_keep_flush_error(rig->blk, -EIO);
-    blk_cancel_keep_flush_error(rig->blk, 0);
+    qemu_coroutine_enter(qemu_coroutine_create(keep_entry, rig->blk));
     rig_set_sync_ret(rig, -EPERM);
     flush_is(rig, -EPERM);
     rig_set_sync_ret(rig, 0);
