@@ -10,7 +10,8 @@
  * And properties of the machine: the budget that its disks share, and how long
  * a command may wait for them.
  *
- * Hooks: the class_init functions of virtio-blk, scsi-hd, scsi-cd, nvme, nvme-ns.
+ * Hooks: the class_init functions of virtio-blk, scsi-hd, scsi-cd, nvme and
+ * nvme-ns.
  */
 
 #include "qemu/osdep.h"

@@ -161,8 +161,8 @@ static void test_tight(const RigVariant *v)
 }
 
 /*
- * So many in all, each in a region of its own: nothing is issued any more, until
- * one has ended; then all that waited go on.
+ * So many in all, each in a region of its own: nothing is issued any more,
+ * until one has ended; then all that waited go on.
  */
 static void test_max(const RigVariant *v)
 {

@@ -1,5 +1,5 @@
 /*
- * Requests of a BlockBackend that can be taken back: as many as a guest can have
+ * Requests of a BlockBackend that can be taken back: all that a guest can have
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *

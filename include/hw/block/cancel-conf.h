@@ -19,13 +19,14 @@ typedef struct CancelConf {
     uint32_t after_ms;
 } CancelConf;
 
-#define DEFINE_CANCEL_LIMITS(_state, _conf)                             \
-    DEFINE_PROP_SIZE("cancel-budget", _state, _conf.budget,             \
-                     BLK_CANCEL_DEFAULT_BUDGET),                        \
-    DEFINE_PROP_UINT32("cancel-after", _state, _conf.after_ms, 0)
+#define DEFINE_PROP_CANCEL(_state, _conf)                               \
+    DEFINE_PROP_BOOL("cancel", _state, _conf.on, false)
 
-#define DEFINE_CANCEL_PROPERTIES(_state, _conf)                         \
-    DEFINE_PROP_BOOL("cancel", _state, _conf.on, false),                \
-    DEFINE_CANCEL_LIMITS(_state, _conf)
+#define DEFINE_PROP_CANCEL_BUDGET(_state, _conf)                        \
+    DEFINE_PROP_SIZE("cancel-budget", _state, _conf.budget,             \
+                     BLK_CANCEL_DEFAULT_BUDGET)
+
+#define DEFINE_PROP_CANCEL_AFTER(_state, _conf)                         \
+    DEFINE_PROP_UINT32("cancel-after", _state, _conf.after_ms, 0)
 
 #endif /* HW_BLOCK_CANCEL_CONF_H */

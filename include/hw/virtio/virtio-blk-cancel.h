@@ -32,11 +32,10 @@
 
 extern const PropertyInfo qdev_prop_virtio_blk_cancel;
 
-#define DEFINE_VIRTIO_BLK_CANCEL_PROPERTIES(_state, _conf)              \
+#define DEFINE_PROP_VIRTIO_BLK_CANCEL(_state, _conf)                    \
     DEFINE_PROP_SIGNED("cancel", _state, _conf.mode,                    \
                        VIRTIO_BLK_CANCEL_OFF,                           \
-                       qdev_prop_virtio_blk_cancel, VirtioBlkCancel),   \
-    DEFINE_CANCEL_LIMITS(_state, _conf)
+                       qdev_prop_virtio_blk_cancel, VirtioBlkCancel)
 
 void virtio_blk_cancel_class_init(VirtioDeviceClass *vdc);
 
