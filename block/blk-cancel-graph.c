@@ -7,6 +7,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "block/blk-bounded.h"
 #include "block/blk-cancel-graph.h"
 #include "block/block_int.h"
 
