@@ -37,6 +37,13 @@ void blk_cancel_graph_switch_on(BlockDriverState *bs)
     }
 }
 
+bool blk_cancel_graph_is_leaf(BlockDriverState *bs)
+{
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+
+    return QLIST_EMPTY(&bs->children);
+}
+
 void blk_cancel_graph_share(BlockDriverState *bs, bool cancelling, bool begin)
 {
     if (!cancelling) {

@@ -71,6 +71,16 @@ blk_cancel_graph_link(BdrvChild *child, bool cancelling)
  */
 void blk_cancel_graph_switch_on(BlockDriverState *bs);
 
+/*
+ * blk_cancel_graph_is_leaf:
+ *
+ * For whoever closes @bs: one without children needs no change of the graph,
+ * whose lock waits for all requests, also for those that hang.
+ *
+ * Context: main loop, BQL held.
+ */
+bool blk_cancel_graph_is_leaf(BlockDriverState *bs);
+
 /* A question to nodes, and who has not answered */
 typedef struct BlkCancelAsk {
     int64_t since_ns;           /* of get_clock(); 0: do not ask anew */

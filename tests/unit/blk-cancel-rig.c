@@ -171,6 +171,10 @@ Rig *rig_new_stock(RigMode mode)
 
 void rig_free(Rig *rig)
 {
+    /* A drain may have scheduled something, see rig_release_all_soon() */
+    while (aio_poll(qemu_get_aio_context(), false)) {
+        /* go on */
+    }
     for (int i = 0; i < 2; i++) {
         if (rig->iothread[i]) {
             iothread_join(rig->iothread[i]);
