@@ -399,6 +399,11 @@ static void coroutine_fn hold_co_run(void (*fn)(void *opaque), void *opaque)
     qemu_coroutine_yield();
 }
 
+static void hold_unref_bh(void *opaque)
+{
+    blk_unref(opaque);
+}
+
 /*
  * What has not ended in time is left alone.  An error is kept for the flush
  * that the command will do, which fails as it would have without this one.
@@ -408,18 +413,22 @@ static void coroutine_fn hold_flush_entry(void *opaque)
     BlockBackend *blk = opaque;
 
     blk_cancel_co_keep_flush_error(blk, blk_co_flush(blk));
-    blk_dec_in_flight(blk);
+    aio_bh_schedule_oneshot(qemu_get_aio_context(), hold_unref_bh, blk);
 }
 
-static void hold_begin_flush(void)
+/*
+ * In the main loop's AioContext, which outlives those of unplugged disks.  They
+ * are counted in flight at once, and not while a drained section has them wait:
+ * another command may be about to begin one.
+ */
+static void hold_begin_flush(void *opaque)
 {
     BlkCancelLoad load = {};
 
     while (blk_cancel_next_load(&load)) {
-        /* It cannot go before this has ended */
-        blk_inc_in_flight(load.blk);
-        aio_co_schedule(blk_get_aio_context(load.blk),
-                        qemu_coroutine_create(hold_flush_entry, load.blk));
+        blk_ref(load.blk);
+        qemu_coroutine_enter(qemu_coroutine_create(hold_flush_entry,
+                                                   load.blk));
     }
 }
 
@@ -530,7 +539,7 @@ static bool coroutine_fn hold_co_all(HoldTry *t, bool flush)
     hold_co_run(hold_all, NULL);
     ok = hold_co_wait(t, false, end);
     if (ok && flush) {
-        hold_begin_flush();
+        hold_co_run(hold_begin_flush, NULL);
         t->flushes = true;
         ok = hold_co_wait(t, false, end);
     }
