@@ -83,7 +83,8 @@ class Rig:
         self.tmp = tmp
         self.repo, self.qemu = tmp / 'repo', tmp / 'qemu-10.0.99'
         self.build = self.repo / 'build'
-        shutil.copytree(REPO / 'scripts', self.repo / 'scripts')
+        shutil.copytree(REPO / 'scripts', self.repo / 'scripts',
+                        ignore=shutil.ignore_patterns('qapi'))
         shutil.copy(REPO / 'configure', self.repo)
         self.put(self.repo / 'meson.build', "project('rig')\n")
         shutil.copy(REPO / 'meson.options', self.repo)
