@@ -187,32 +187,49 @@ static void check_command(QDict *command)
                     is_in(drain_disk, name));
 }
 
-static void check_refused(Vbc *v, const char *name)
+/* Takes over @rsp. */
+static void check_refused(const char *name, QDict *rsp)
 {
-    QDict *rsp = qtest_qmp(v->qts, "{'execute': %s}", name);
-
     g_test_message("%s", name);
     g_assert_nonnull(gate_says(rsp));
     qobject_unref(rsp);
 }
 
-static void test_schema(const void *base)
+/* A disk that hangs, or NULL if the test is to be skipped */
+static Vbc *hung_start(const void *base, VbcReq *r)
 {
     VbcOptions opts = *(const VbcOptions *)base;
-    QListEntry *entry;
-    VbcReq r;
-    QDict *rsp;
     Vbc *v;
 
     opts.server = true;
     opts.args = HOLD_TIMEOUT;
     v = vbc_start(&opts);
+    if (v) {
+        vbc_hang_write(v, r);
+        vbc_watch_begin(v);
+    }
+    return v;
+}
+
+static void hung_stop(Vbc *v, VbcReq *r)
+{
+    vbc_watch_end(v);
+    vbc_release(v);
+    vbc_expect(v, r, VIRTIO_BLK_S_OK);
+    vbc_stop(v);
+}
+
+static void test_schema(const void *base)
+{
+    QListEntry *entry;
+    VbcReq r;
+    QDict *rsp;
+    Vbc *v = hung_start(base, &r);
+
     if (!v) {
         return;
     }
     rsp = qtest_qmp(v->qts, "{'execute': 'query-qmp-schema'}");
-    vbc_hang_write(v, &r);
-    vbc_watch_begin(v);
     QLIST_FOREACH_ENTRY(qdict_get_qlist(rsp, "return"), entry) {
         QDict *item = qobject_to(QDict, qlist_entry_obj(entry));
         const char *name = qdict_get_try_str(item, "name");
@@ -222,20 +239,15 @@ static void test_schema(const void *base)
         }
         check_command(item);
         if (is_in(drain, name) || is_in(drain_flush, name)) {
-            check_refused(v, name);
+            check_refused(name, qtest_qmp(v->qts, "{'execute': %s}", name));
         }
     }
-    vbc_watch_end(v);
-    vbc_release(v);
-    vbc_expect(v, &r, VIRTIO_BLK_S_OK);
     qobject_unref(rsp);
-    vbc_stop(v);
+    hung_stop(v, &r);
 }
 
 static void check_hmp_command(Vbc *v, const char *name)
 {
-    QDict *rsp;
-
     if (is_in(hmp_never, name) || is_in(hmp_drain_disk, name)) {
         return;
     }
@@ -245,42 +257,31 @@ static void check_hmp_command(Vbc *v, const char *name)
         g_test_fail();
         return;
     }
-    rsp = qtest_qmp(v->qts, "{'execute': 'human-monitor-command',"
-                    " 'arguments': {'command-line': %s}}", name);
-    g_test_message("%s", name);
-    g_assert_nonnull(gate_says(rsp));
-    qobject_unref(rsp);
+    check_refused(name,
+                  qtest_qmp(v->qts, "{'execute': 'human-monitor-command',"
+                            " 'arguments': {'command-line': %s}}", name));
 }
 
 /* Names are at the beginning of a line, with others behind a "|" */
 static void test_hmp(const void *base)
 {
-    VbcOptions opts = *(const VbcOptions *)base;
     g_autofree char *help = NULL;
     g_auto(GStrv) lines = NULL;
     VbcReq r;
-    Vbc *v;
+    Vbc *v = hung_start(base, &r);
 
-    opts.server = true;
-    opts.args = HOLD_TIMEOUT;
-    v = vbc_start(&opts);
     if (!v) {
         return;
     }
     help = qtest_hmp(v->qts, "help");
     lines = g_strsplit(help, "\r\n", -1);
-    vbc_hang_write(v, &r);
-    vbc_watch_begin(v);
     for (char **line = lines; *line; line++) {
         (*line)[strcspn(*line, " |[/")] = '\0';
         if (g_ascii_isalpha(**line)) {
             check_hmp_command(v, *line);
         }
     }
-    vbc_watch_end(v);
-    vbc_release(v);
-    vbc_expect(v, &r, VIRTIO_BLK_S_OK);
-    vbc_stop(v);
+    hung_stop(v, &r);
 }
 
 void hold_add_schema_tests(void)

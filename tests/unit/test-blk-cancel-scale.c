@@ -29,8 +29,8 @@ typedef struct Queue {
     unsigned int size;
 
     /* Owned by the thread of @ctx */
-    RigReq *first[SIZE];
-    RigReq *second[SIZE];
+    RigReq *reqs[2][SIZE];      /* of the first and of the second round */
+    unsigned int round;
 
     bool done;                  /* atomic */
 } Queue;
@@ -40,24 +40,22 @@ typedef struct Scale {
     Queue queue[QUEUES];
 } Scale;
 
-static RigReq *queue_submit(Queue *q, unsigned int i)
-{
-    RigOp op = i % 2 ? RIG_READ : RIG_WRITE;
-    RigReq *req = rig_prepare(q->rig, 0, op, (q->n + i) % BLOCKS * RIG_BLOCK,
-                              RIG_BLOCK, 0xaa);
-
-    req->ctx = q->ctx;
-    rig_submit_here(req);
-    return req;
-}
-
-static void queue_submit_first(void *opaque)
+/* The next round */
+static void queue_submit(void *opaque)
 {
     Queue *q = opaque;
 
     for (unsigned int i = 0; i < q->size; i++) {
-        q->first[i] = queue_submit(q, i);
+        RigOp op = i % 2 ? RIG_READ : RIG_WRITE;
+        RigReq *req = rig_prepare(q->rig, 0, op,
+                                  (q->n + i) % BLOCKS * RIG_BLOCK, RIG_BLOCK,
+                                  0xaa);
+
+        req->ctx = q->ctx;
+        rig_submit_here(req);
+        q->reqs[q->round][i] = req;
     }
+    q->round++;
     qatomic_store_release(&q->done, true);
 }
 
@@ -66,17 +64,7 @@ static void queue_cancel_first(void *opaque)
     Queue *q = opaque;
 
     for (unsigned int i = 0; i < q->size; i++) {
-        rig_cancel_here(q->first[i]);
-    }
-    qatomic_store_release(&q->done, true);
-}
-
-static void queue_submit_second(void *opaque)
-{
-    Queue *q = opaque;
-
-    for (unsigned int i = 0; i < q->size; i++) {
-        q->second[i] = queue_submit(q, i);
+        rig_cancel_here(q->reqs[0][i]);
     }
     qatomic_store_release(&q->done, true);
 }
@@ -96,9 +84,9 @@ static bool scale_has_answers(Scale *s)
 {
     for (unsigned int i = 0; i < QUEUES; i++) {
         for (unsigned int j = 0; j < s->queue[i].size; j++) {
-            RigReq *second = s->queue[i].second[j];
+            RigReq *second = s->queue[i].reqs[1][j];
 
-            if (!rig_req_calls(s->queue[i].first[j]) ||
+            if (!rig_req_calls(s->queue[i].reqs[0][j]) ||
                 (second && !rig_req_calls(second))) {
                 return false;
             }
@@ -160,8 +148,8 @@ static unsigned int scale_end(Scale *s)
     blk_drain(s->rig->blk);
     for (unsigned int i = 0; i < QUEUES; i++) {
         for (unsigned int j = 0; j < s->queue[i].size; j++) {
-            RigReq *first = s->queue[i].first[j];
-            RigReq *second = s->queue[i].second[j];
+            RigReq *first = s->queue[i].reqs[0][j];
+            RigReq *second = s->queue[i].reqs[1][j];
 
             canceled += first->canceled;
             g_assert_cmpint(first->ret, ==, first->canceled ? -ECANCELED : 0);
@@ -187,11 +175,11 @@ static void test_scale(void)
     double submit_ms, cancel_ms, again_ms, end_ms;
     gint64 start;
 
-    submit_ms = scale_run(s, queue_submit_first);
+    submit_ms = scale_run(s, queue_submit);
     rig_wait(rig_nr_held(s->rig) == QUEUES * SIZE);
     cancel_ms = scale_run(s, queue_cancel_first);
     g_assert_cmpuint(rig_info(s->rig).abandoned, ==, QUEUES * SIZE);
-    again_ms = scale_run(s, queue_submit_second);
+    again_ms = scale_run(s, queue_submit);
 
     start = g_get_monotonic_time();
     scale_release(s);
@@ -229,8 +217,8 @@ static void test_full(void)
     }
     s = scale_new(SIZE);
     other = scale_new(SIZE / 2);
-    scale_run(s, queue_submit_first);
-    scale_run(other, queue_submit_first);
+    scale_run(s, queue_submit);
+    scale_run(other, queue_submit);
     scale_run(s, queue_cancel_first);
     scale_run(other, queue_cancel_first);
 
@@ -238,7 +226,7 @@ static void test_full(void)
     canceled = rig_info(s->rig).abandoned + rig_info(other->rig).abandoned;
     g_assert_cmpuint(canceled, >, limit / 2);
     g_assert_cmpuint(canceled, <, limit / 3 * 2);
-    scale_run(s, queue_submit_second);
+    scale_run(s, queue_submit);
 
     /* Both: to take one down is to change the graph that the other uses */
     scale_release(other);
