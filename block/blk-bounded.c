@@ -5,14 +5,9 @@
  */
 
 #include "qemu/osdep.h"
-#include "qemu/coroutine.h"
 #include "qemu/lockable.h"
-#include "qemu/memalign.h"
 #include "qemu/thread.h"
-#include "qemu/timer.h"
 #include "block/blk-bounded.h"
-#include "block/block-io.h"
-#include "block/block_int.h"
 
 static bool bounded_is_on; /* atomic */
 

@@ -13,8 +13,6 @@
 #ifndef BLOCK_BLK_BOUNDED_H
 #define BLOCK_BLK_BOUNDED_H
 
-#include "block/block_int-common.h"
-#include "block/graph-lock.h"
 #include "block/thread-pool-overdue.h"
 
 /* For what makes a command fail: a server that is slow is to answer in time. */

@@ -81,14 +81,6 @@ void blk_cancel_graph_switch_on(BlockDriverState *bs);
  */
 bool blk_cancel_graph_is_leaf(BlockDriverState *bs);
 
-/* A question to nodes, and who has not answered */
-typedef struct BlkCancelAsk {
-    int64_t since_ns;           /* of get_clock(); 0: do not ask anew */
-    BlockDriverState *bs;       /* who has not for longest, or NULL */
-    int64_t longest_ns;         /* for how long */
-    int64_t shortest_ns;        /* and who has not for the shortest time */
-} BlkCancelAsk;
-
 /*
  * blk_cancel_graph_share:
  * @bs: what is exported, or NULL
@@ -101,6 +93,14 @@ typedef struct BlkCancelAsk {
  * Context: main loop, BQL held.
  */
 void blk_cancel_graph_share(BlockDriverState *bs, bool cancelling, bool begin);
+
+/* A question to nodes, and who has not answered */
+typedef struct BlkCancelAsk {
+    int64_t since_ns;           /* of get_clock(); 0: do not ask anew */
+    BlockDriverState *bs;       /* who has not for longest, or NULL */
+    int64_t longest_ns;         /* for how long */
+    int64_t shortest_ns;        /* and who has not for the shortest time */
+} BlkCancelAsk;
 
 /*
  * blk_cancel_ask:
