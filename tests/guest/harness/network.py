@@ -9,13 +9,13 @@ import ctypes
 import os
 import shutil
 import signal
-import subprocess
 import uuid
 from contextlib import suppress
 from pathlib import Path
 
 from . import process
 from .patterns import BLOCK, seed_at
+from .process import run
 from .servers import HoldFs, make_image
 
 SIZE = 256 << 20
@@ -24,17 +24,6 @@ CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
 
 class NotHere(Exception):
     """What the host lacks."""
-
-
-def run(*command, timeout=60, **options):
-    """The output of a command that works."""
-    done = subprocess.run([str(word) for word in command], check=False,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          encoding="utf-8", timeout=timeout, **options)
-    if done.returncode:
-        raise RuntimeError(f"{command}: exit status {done.returncode}\n"
-                           f"{done.stdout}")
-    return done.stdout.strip()
 
 
 def enter():

@@ -22,6 +22,17 @@ def wait_until(condition, what, timeout=60, interval=0.02):
         time.sleep(interval)
 
 
+def run(*command, timeout=60, **options):
+    """The output of a command that works."""
+    done = subprocess.run([str(word) for word in command], check=False,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          encoding="utf-8", timeout=timeout, **options)
+    if done.returncode:
+        raise RuntimeError(f"{command}: exit status {done.returncode}\n"
+                           f"{done.stdout}{done.stderr}")
+    return done.stdout.strip()
+
+
 def spawn(argv, log, death_signal="KILL"):
     """Start a program that gets a signal if we die, however that happens.
 

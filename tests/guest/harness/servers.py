@@ -8,6 +8,7 @@ import socket
 import subprocess
 
 from . import process
+from .process import run
 
 SIZE = 64 << 20
 
@@ -183,11 +184,11 @@ class HoldFs:
     def abort(self, directory):
         """End the connection, as an administrator does whose file system will
         never answer: requests fail. The directory is an empty one."""
-        _run("mount", "-t", "fusectl", "fusectl", directory)
+        run("mount", "-t", "fusectl", "fusectl", directory)
         try:
             (directory / str(self._connection) / "abort").write_text("1")
         finally:
-            _run("umount", directory)
+            run("umount", directory)
 
     def release(self):
         """Let everything go, if the server lives; for cleaning up."""
@@ -214,13 +215,13 @@ class HoldLoop:
     def __init__(self, held, directory, filesystem):
         self._held = held
         self._mount = directory / "ext4" if filesystem else None
-        self._device = _run("losetup", "--find", "--show", "--direct-io=on",
+        self._device = run("losetup", "--find", "--show", "--direct-io=on",
                             held.path)
         try:
             if filesystem:
-                _run("mkfs.ext4", "-q", self._device)
+                run("mkfs.ext4", "-q", self._device)
                 self._mount.mkdir()
-                _run("mount", self._device, self._mount)
+                run("mount", self._device, self._mount)
                 self.image = make_image(self._mount / "disk", SIZE // 2)
             else:
                 self.image = held.image
@@ -236,7 +237,7 @@ class HoldLoop:
 
     def sync(self):
         """What the host has cached is in the image."""
-        _run("sync")
+        run("sync", timeout=None)
 
     def release(self):
         """There is nothing to release but what is below."""
@@ -244,14 +245,8 @@ class HoldLoop:
     def close(self):
         """Unmount, and end the device."""
         if self._mount and os.path.ismount(self._mount):
-            _run("umount", self._mount)
-        _run("losetup", "--detach", self._device)
-
-
-def _run(*command):
-    """The output of a command that works."""
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE,
-                          encoding="utf-8").stdout.strip()
+            run("umount", self._mount)
+        run("losetup", "--detach", self._device)
 
 
 def why_no_loop():
