@@ -399,11 +399,6 @@ static void coroutine_fn hold_co_run(void (*fn)(void *opaque), void *opaque)
     qemu_coroutine_yield();
 }
 
-static void hold_unref_bh(void *opaque)
-{
-    blk_unref(opaque);
-}
-
 /*
  * What has not ended in time is left alone.  An error is kept for the flush
  * that the command will do, which fails as it would have without this one.
@@ -411,9 +406,12 @@ static void hold_unref_bh(void *opaque)
 static void coroutine_fn hold_flush_entry(void *opaque)
 {
     BlockBackend *blk = opaque;
+    int ret = blk_co_flush(blk);
 
-    blk_cancel_co_keep_flush_error(blk, blk_co_flush(blk));
-    aio_bh_schedule_oneshot(qemu_get_aio_context(), hold_unref_bh, blk);
+    /* @blk is there as long as it has something in flight, for this thread */
+    blk_inc_in_flight(blk);
+    blk_cancel_co_keep_flush_error(blk, ret);
+    blk_dec_in_flight(blk);
 }
 
 /*
@@ -426,7 +424,6 @@ static void hold_begin_flush(void *opaque)
     BlkCancelLoad load = {};
 
     while (blk_cancel_next_load(&load)) {
-        blk_ref(load.blk);
         qemu_coroutine_enter(qemu_coroutine_create(hold_flush_entry,
                                                    load.blk));
     }
