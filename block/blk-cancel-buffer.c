@@ -317,13 +317,10 @@ void coroutine_fn blk_cancel_co_copy_out(BlkCancelReq *r)
     co_copy(r, true);
 }
 
-void coroutine_fn blk_cancel_co_get_buffer(BlkCancelReq *r)
+void coroutine_fn blk_cancel_co_use_buffer(BlkCancelReq *r)
 {
     uint64_t size = blk_cancel_buffer_size(r->bytes);
 
-    if (!co_charge(r, size)) {
-        return;
-    }
     r->buf = idle_pop(r->ctx, size);
     if (unlikely(!r->buf)) {
         /* What is idle has been charged for; another size has it now */
@@ -339,6 +336,21 @@ void coroutine_fn blk_cancel_co_get_buffer(BlkCancelReq *r)
     if (r->op == BLK_CANCEL_WRITE) {
         co_copy(r, false);
     }
+}
+
+void coroutine_fn blk_cancel_co_get_buffer(BlkCancelReq *r)
+{
+    if (!co_charge(r, blk_cancel_buffer_size(r->bytes))) {
+        return;
+    }
+    if (likely(!r->ctx->d->opts.swap) || !blk_cancel_co_lend(r)) {
+        blk_cancel_co_use_buffer(r);
+    }
+}
+
+void blk_cancel_uncharge(BlkCancelReq *r)
+{
+    uncharge(r->ctx, blk_cancel_buffer_size(r->bytes));
 }
 
 void blk_cancel_put_buffer(BlkCancelReq *r)

@@ -6,6 +6,7 @@
  * blk-cancel.c has a request's life, and cancels it; blk-cancel-wait.c the
  * places where it waits before it is issued, but for the fence, which is in
  * blk-cancel-fence.c; blk-cancel-buffer.c the buffers that data goes through;
+ * blk-cancel-swap.c is for data that needs none;
  * blk-cancel-zoned.c what only zoned storage has; blk-cancel-stats.c counts;
  * blk-cancel-switch.c creates and frees all this.
  */
@@ -16,6 +17,7 @@
 #include "block/blk-cancel-hold.h"
 #include "block/blk-cancel_int.h"
 #include "block/throttle-groups.h"
+#include "blk-cancel-pin.h"
 #include "qemu/interval-tree.h"
 #include "qemu/queue.h"
 #include "qemu/thread.h"
@@ -190,7 +192,9 @@ struct BlkCancelReq {
     int ret;
     QEMUIOVector *qiov;         /* the caller's; not used after a cancel */
     void *buf;
-    QEMUIOVector bounce;        /* @buf; empty if there is none */
+    QEMUIOVector bounce;        /* @buf, or what is lent, or empty */
+    bool lent;                  /* it runs on the caller's memory, see @pin */
+    BlkPin pin;                 /* valid while it is lent */
     int64_t issued_ns;
     union {
         QTAILQ_ENTRY(BlkCancelReq) issued; /* while ISSUED */
@@ -346,6 +350,41 @@ void blk_cancel_free_idle(BlkCancelCtx *ctx);
 
 /* Called with d->lock held: bytes of buffer that requests have. */
 uint64_t blk_cancel_budget_used_locked(BlkCancel *d);
+
+/* The same for what does without it, but has been charged. */
+void blk_cancel_uncharge(BlkCancelReq *r);
+
+/* Get a buffer for what has been charged, and copy a write's data into it. */
+void coroutine_fn blk_cancel_co_use_buffer(BlkCancelReq *r);
+
+/*
+ * blk-cancel-swap.c; the thread of @r->ctx->ctx
+ */
+
+/* Returns: whether @r can do without a buffer, and is lent from now on. */
+bool coroutine_fn blk_cancel_co_lend(BlkCancelReq *r);
+
+/* It is not any more; it stays charged. */
+void blk_cancel_end_lent(BlkCancelReq *r);
+
+/*
+ * blk_cancel_lent_returned:
+ *
+ * What was lent has returned.  If it was abandoned, @r->ret is its result now.
+ *
+ * Returns: whether it must be done again, through a buffer.
+ */
+bool blk_cancel_lent_returned(BlkCancelReq *r);
+
+/*
+ * blk_cancel_swap:
+ *
+ * Give the caller other pages with the same contents in place of those that
+ * are lent.
+ *
+ * Returns: false if @r must stay with the storage.
+ */
+bool blk_cancel_swap(BlkCancelReq *r);
 
 /*
  * blk-cancel-hold.c

@@ -136,7 +136,7 @@ static int coroutine_fn GRAPH_RDLOCK blk_cancel_co_issue_range(BlkCancelReq *r)
 {
     BlockBackend *blk = r->ctx->d->blk;
     BdrvChild *root = blk_cancel_root(blk);
-    bool is_ours = r->bounced || (r->qiov && !r->bytes);
+    bool is_ours = r->bounced || r->lent || (r->qiov && !r->bytes);
     QEMUIOVector *qiov = is_ours ? &r->bounce : r->qiov;
     BdrvRequestFlags flags = r->flags;
     int ret;
@@ -147,6 +147,9 @@ static int coroutine_fn GRAPH_RDLOCK blk_cancel_co_issue_range(BlkCancelReq *r)
     }
     if (is_ours) {
         flags &= ~BDRV_REQ_REGISTERED_BUF;
+    }
+    if (unlikely(r->lent)) {
+        blk_pin_offer(&r->pin);
     }
     switch (r->op) {
     case BLK_CANCEL_READ:
@@ -161,6 +164,19 @@ static int coroutine_fn GRAPH_RDLOCK blk_cancel_co_issue_range(BlkCancelReq *r)
     default:
         return bdrv_co_pdiscard(root, r->offset, r->bytes);
     }
+}
+
+/* What was lent and is not done goes through a buffer now. */
+static bool coroutine_fn blk_cancel_co_again(BlkCancelReq *r)
+{
+    blk_pin_withdraw(&r->pin);
+    if (!blk_cancel_lent_returned(r)) {
+        return false;
+    }
+    blk_cancel_end_lent(r);
+    r->bounced = true;
+    blk_cancel_co_use_buffer(r);
+    return true;
 }
 
 /* What blk_co_do_*() do behind their waits, which are behind us */
@@ -206,9 +222,11 @@ static void coroutine_fn blk_cancel_entry(void *opaque)
         blk_cancel_co_admit(r);
     }
     if (likely(!r->canceled)) {
-        blk_cancel_enter_issued(r);
-        r->ret = blk_cancel_co_issue(r);
-        blk_cancel_leave_issued(r);
+        do {
+            blk_cancel_enter_issued(r);
+            r->ret = blk_cancel_co_issue(r);
+            blk_cancel_leave_issued(r);
+        } while (unlikely(r->lent) && blk_cancel_co_again(r));
         if (unlikely(r->abandoned)) {
             blk_cancel_co_end_abandoned(r);
         } else {
@@ -222,6 +240,9 @@ static void coroutine_fn blk_cancel_entry(void *opaque)
     }
     if (r->buf) {
         blk_cancel_put_buffer(r);
+    } else if (unlikely(r->lent)) {
+        blk_cancel_end_lent(r);
+        blk_cancel_uncharge(r);
     }
 
     if (likely(!r->canceled)) {
@@ -289,7 +310,8 @@ static bool blk_cancel_has_room(BlkCancel *d)
 /* Whether the storage touches nothing of the caller's. */
 static bool blk_cancel_can_abandon(BlkCancelReq *r)
 {
-    if (blk_cancel_is_zone_op(r) || (r->qiov && r->bytes && !r->bounced)) {
+    if (blk_cancel_is_zone_op(r) ||
+        (r->qiov && r->bytes && !r->bounced && !r->lent)) {
         return false;
     }
     if (blk_cancel_changes_disk(r) && blk_cancel_is_zoned(r->ctx->d->blk)) {
@@ -313,7 +335,8 @@ static void blk_cancel_aio_cancel_async(BlockAIOCB *acb)
         wake = blk_cancel_unwait(r);
         break;
     case BLK_CANCEL_ISSUED:
-        if (!blk_cancel_can_abandon(r)) {
+        if (!blk_cancel_can_abandon(r) ||
+            (unlikely(r->lent) && !blk_cancel_swap(r))) {
             trace_blk_cancel_asked(blk, acb, "refused");
             r->refused = true;
             return;
@@ -434,6 +457,7 @@ BlkCancelReq *blk_cancel_new_req(BlkCancel *d, BlkCancelOp op, int64_t offset,
     r->ret = 0;
     r->qiov = qiov;
     r->buf = NULL;
+    r->lent = false;
     /* Drivers look at an empty vector as well, after the caller's has gone */
     qemu_iovec_init_external(&r->bounce, NULL, 0);
     r->waiter.co = NULL;

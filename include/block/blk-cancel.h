@@ -37,6 +37,22 @@
 #define BLK_CANCEL_ROOM                 (64 * MiB)
 #define BLK_CANCEL_STACK                (1 * MiB)
 
+/*
+ * For requests that run on the caller's own memory and are taken back by
+ * swapping its pages: what the owner of that memory knows of it.  Linux only;
+ * page_swap_init() must have succeeded.  Context of all: any thread.
+ */
+typedef struct BlkCancelSwap {
+    /* Whether memory may be swapped as a rule; asked for each request. */
+    bool (*is_possible)(void);
+
+    /* Whether this may: nobody else has it, in the kernel or outside. */
+    bool (*may_swap)(const struct iovec *iov, int niov);
+
+    /* The storage may have written to it; it is the caller's again. */
+    void (*written)(const struct iovec *iov, int niov);
+} BlkCancelSwap;
+
 /* The limits of one BlockBackend; they hold across device resets. */
 typedef struct BlkCancelOptions {
     /*
@@ -62,6 +78,9 @@ typedef struct BlkCancelOptions {
      * of them are, a region with one takes no more.  0: BLK_CANCEL_DEFAULT_MAX.
      */
     unsigned int max_abandoned;
+
+    /* How requests run without a copy where that is possible; NULL: none. */
+    const BlkCancelSwap *swap;
 } BlkCancelOptions;
 
 /* For a device model: its own budget, and limits that suit all. */
