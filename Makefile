@@ -81,6 +81,16 @@ check-long: build
 	    PYTHONDONTWRITEBYTECODE=1 \
 	    /usr/bin/python3 -m pytest -q -p no:cacheprovider test_driver_fio.py
 
+# Four kinds of storage that come and go under file systems, while the host does
+# all kinds of things with the machine. HOURS=0 is one round of a few minutes,
+# SEED=N repeats the order of things.
+HOURS ?= 2
+.PHONY: check-soak
+check-soak: build
+	@cd tests/guest && BUILD_DIR=$(abspath $(BUILD)) HOURS=$(HOURS) \
+	    SEED=$(SEED) PYTHONDONTWRITEBYTECODE=1 \
+	    /usr/bin/python3 -m pytest -q -s -p no:cacheprovider check_soak.py
+
 # Storage of many kinds, with cancel=off and on side by side, in an hour; make
 # check has some of it. K=WORD tries what has that in its name.
 .PHONY: check-harm
@@ -168,6 +178,8 @@ help:
 	@echo 'make check-storage'
 	@echo '                  Ceph, iSCSI, NFS, NBD and SSH servers that hang'
 	@echo 'make check-long   half an hour of fio on storage that comes and goes'
+	@echo 'make check-soak   fio on four file systems whose storage comes and goes'
+	@echo '                  while the host stops, plugs, migrates ...: HOURS=2'
 	@echo 'make check-harm   what works with cancel=off works with cancel=on, on'
 	@echo '                  storage that is slow, full, hangs ...: in an hour'
 	@echo 'make check-debug-kernel'
