@@ -83,6 +83,12 @@ def test_file(rig):
                 **overlay(rig), **node)
         refused(guest, "blockdev-change-medium", id="cd", format="raw",
                 filename=str(server.path))
+        guest.qmp.command("blockdev-add", driver="null-co", size=64 << 20,
+                          **{"node-name": "null"})
+        # What has been changed already when it fails is undone
+        refused(guest, "blockdev-mirror", device="node-disk", target="null",
+                sync="full", **{"job-id": "job"})
+        guest.qmp.command("blockdev-del", **{"node-name": "null"})
         # Not more than one thread for each that hangs
         for _ in range(20):
             guest.qmp.command("query-named-block-nodes")
