@@ -100,17 +100,18 @@ check-harm: build
 	    -p no:cacheprovider test_harm.py check_harm.py $(K:%=-k %); \
 	    status=$$?; cat $(abspath $(BUILD))/guest-tests/harm.txt; exit $$status
 
-# The driver under lockdep and KASAN, on a kernel that is built for that once,
-# in 20 minutes with two free CPUs. HZ=1000 is another one. Left out: what needs
-# ACPI's PCI hotplug, which it lacks.
+# The driver under lockdep and KASAN, and with DMA debugging, on a kernel that is
+# built for that once, in 20 minutes with two free CPUs.  HZ=1000 is another one,
+# without these. Left out: what needs ACPI's PCI hotplug, which they lack.
 .PHONY: check-debug-kernel
 check-debug-kernel: build
-	@DEBUG_KERNEL_HZ=$(HZ) guest-driver/build $(BUILD)/guest-debug debug
-	@cd tests/guest && BUILD_DIR=$(abspath $(BUILD)) GUEST=guest-debug \
+	@DEBUG_KERNEL_HZ=$(HZ) guest-driver/build $(BUILD)/guest-debug-$(HZ) debug
+	@cd tests/guest && BUILD_DIR=$(abspath $(BUILD)) GUEST=guest-debug-$(HZ) \
+	    GUEST_ARGS=panic_on_warn=1 \
 	    ROUNDS=$${ROUNDS:-3} PYTHONDONTWRITEBYTECODE=1 \
 	    /usr/bin/python3 -m pytest -q -p no:cacheprovider test_driver.py \
-	    test_driver_disks.py test_driver_fio.py test_driver_patience.py \
-	    --deselect test_driver_disks.py::test_unplug
+	    test_driver_disks.py test_driver_dma.py test_driver_fio.py \
+	    test_driver_patience.py --deselect test_driver_disks.py::test_unplug
 
 # The driver's reset and recovery: also what takes minutes.
 .PHONY: check-recovery

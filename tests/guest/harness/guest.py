@@ -4,6 +4,7 @@
 import contextlib
 import errno
 import json
+import os
 import re
 import shlex
 import signal
@@ -24,6 +25,9 @@ FEATURE_CANCEL = 50
 # Nor does a busy host have a broken timer.
 KERNEL_ARGS = ("console=ttyS0 panic=-1 tsc=reliable clocksource=tsc "
                "no_timer_check mitigations=off printk.time=1")
+
+# What else the kernels of all guests are told
+KERNEL_ARGS += " " + os.environ.get("GUEST_ARGS", "")
 
 # One thread for all vCPUs. With a thread for each, a vCPU that accesses its
 # APIC just when another one moves a PCI BAR can hit the wrong device in
@@ -197,10 +201,21 @@ class Disk:
         return args + ["-device", json.dumps(device)]
 
 
+class Iommu:
+    """What translates the addresses of disks with iommu_platform; goes before
+    them. The kernel wants intel_iommu=on."""
+
+    @staticmethod
+    def arguments():
+        """QEMU's command line for it."""
+        return ["-device", "intel-iommu,intremap=off"]
+
+
 class Guest:
     """A running QEMU with Linux and the agent in it."""
 
-    def __init__(self, build, disks, directory, logs, traces=()):
+    def __init__(self, build, disks, directory, logs, traces=(),
+                 kernel_args=""):
         self.serial_log = logs / "serial.log"
         self.trace_log = logs / "trace.log"
         self.log = logs / "qemu.log"
@@ -210,6 +225,7 @@ class Guest:
         self._boots = 1
         self._lock = threading.Lock()
         self._names = {}                    # the guest's names of its disks
+        self._kernel_args = f"{KERNEL_ARGS} {kernel_args}"
         self._cleanup = contextlib.ExitStack()
         try:
             self._start(build, disks, directory, logs, traces)
@@ -259,7 +275,7 @@ class Guest:
                 "-m", "512", "-nodefaults", "-no-user-config", "-no-reboot",
                 "-display", "none", "-kernel", build.kernel,
                 "-initrd", build.initramfs, "-append",
-                KERNEL_ARGS + tsc_argument(build),
+                self._kernel_args + tsc_argument(build),
                 "-serial", f"file:{self.serial_log}", "-D", self.trace_log]
         for directory in FIRMWARE:
             args += ["-L", directory]

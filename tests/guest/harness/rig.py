@@ -65,15 +65,15 @@ class Rig:
         self._servers.append(server)
         return held, server
 
-    def launch(self, *disks):
+    def launch(self, *disks, kernel_args=""):
         """Start a guest; it is not up yet."""
         self.guest = self.guest_class(self.build, disks, self.directory,
-                                      self.logs, TRACES)
+                                      self.logs, TRACES, kernel_args)
         return self.guest
 
-    def boot(self, *disks, stock_driver=False, **parameters):
+    def boot(self, *disks, stock_driver=False, kernel_args="", **parameters):
         """Start a guest, wait until it is up, load the driver."""
-        guest = self.launch(*disks).wait_booted()
+        guest = self.launch(*disks, kernel_args=kernel_args).wait_booted()
         guest.load_driver(stock=stock_driver, **parameters)
         return guest
 

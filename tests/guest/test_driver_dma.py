@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The driver where the device does not see the guest's memory as it is: data
+goes through bounce buffers, as in guests whose memory is encrypted, or an IOMMU
+stands between.
+"""
+
+import pytest
+
+from checks import FAR, IO_TIMEOUT, assert_timed_out, check_many, \
+    check_read, load, store
+from harness.guest import Disk, Iommu
+from harness.process import wait_until
+
+FEATURE_ACCESS_PLATFORM = 33
+POOL = 2048         # slots of 2 KiB
+
+WAYS = {"bounce": ([], f"swiotlb={POOL},force", "software IO TLB: area"),
+        "iommu": ([Iommu()], "intel_iommu=on", "DMAR: IOMMU enabled")}
+
+
+def boot(rig, way):
+    """A guest with one disk that is accessed this way."""
+    before, kernel_args, says = WAYS[way]
+    server = rig.nbdkit("disk")
+    guest = rig.boot(*before, Disk("disk", server.blockdev("disk"),
+                                   properties={"iommu_platform": True,
+                                               "disable-legacy": "on"}),
+                     kernel_args=kernel_args, io_timeout=IO_TIMEOUT)
+    bits = guest.run(f"cat /sys/block/{guest.disk('disk')}/device/features")
+    assert bits[FEATURE_ACCESS_PLATFORM] == "1"
+    assert any(says in line for line in guest.kernel_log())
+    assert guest.has_cancel("disk")
+    store(guest, "disk", seed=1)
+    return server, guest
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_cancel(rig, way):
+    """Requests come back, one or many, and nothing arrives late."""
+    server, guest = boot(rig, way)
+    store(guest, "disk", seed=1, offset=FAR)
+    check_read(rig, server, guest)
+    check_many(rig, server, guest, 64)
+
+
+def test_full_pool(rig):
+    """Whatever fills the bounce buffers leaves room for a CANCEL, which takes
+    less than any request with data."""
+    server, guest = boot(rig, "bounce")
+    server.pause()
+    some = [guest.io("disk", "read", length=128 << 10, count=64),
+            guest.io("disk", "read", count=100)]
+    wait_until(lambda: any("swiotlb buffer is full" in line
+                           for line in guest.kernel_log()), "the pool to be full")
+    # They come back as there is room for them, some later than others.
+    for io in some:
+        assert_timed_out(io.results(200))
+    server.resume()
+    assert load(guest, "disk") == 1
