@@ -34,21 +34,27 @@
  *   no_vqs       as often there is no virtqueue to be had
  *   offer        how many virtqueues it says that it has
  *   bus_reset    writing to it resets the device as a bus does
+ *   reset_ms     milliseconds that a reset takes
  *   bad_reports  as many reports of zones fail
  *   submit       writing "WHAT DISK" to it does to a disk what no program can:
  *                  append    a zone append, which never succeeds here
  *                  report    a report of zones
  *                  failfast  two reads that are one request, both failfast
  *                  mixed     the same, but one is not
+ *                  geometry  asks for it
+ *                  freeze    its queue, until "thaw -"
  *                reading gives what became of it, "errno sector"; "-" before
  *
  * What it has seen, for reading: cancels, resets, held, busy (requests with the
  * device), largest (discard or write zeroes, in sectors), wce, queues, early
- * (notifications while the driver is not ready), poisoned (requests).
+ * (notifications while the driver is not ready, and questions while the device is
+ * being reset), poisoned (requests).
  */
+#include <linux/blk-mq.h>
 #include <linux/blkdev.h>
 #include <linux/delay.h>
 #include <linux/file.h>
+#include <linux/hdreg.h>
 #include <linux/list.h>
 #include <linux/module.h>
 #include <linux/slab.h>
@@ -118,12 +124,15 @@ static struct {
 	/* What follows is under the lock */
 	struct mutex lock;
 	u8 status;
+	bool resetting;			/* nobody else is to touch the device */
 	void *disk;
 	struct fake_vq vqs[MAX_QUEUES];
 } fake;
 
 static unsigned int features_off;
 module_param(features_off, uint, 0444);	/* 1: CANCEL, 2: INDIRECT_DESC */
+static bool in_order;
+module_param(in_order, bool, 0444);
 static unsigned int queues = 1;
 module_param(queues, uint, 0444);
 static unsigned int size = 128;
@@ -137,7 +146,8 @@ static ulong poison = ULONG_MAX;
 module_param(poison, ulong, 0644);
 static bool zoned;
 module_param(zoned, bool, 0444);
-static uint slow, deaf, bad_used, no_vqs, bad_reports;
+static uint slow, deaf, bad_used, no_vqs, bad_reports, reset_ms;
+module_param(reset_ms, uint, 0644);
 module_param(no_vqs, uint, 0644);
 module_param(bad_reports, uint, 0644);
 module_param(slow, uint, 0644);
@@ -345,6 +355,41 @@ static int ignore_zone(struct blk_zone *zone, unsigned int idx, void *data)
 	return 0;
 }
 
+/* Whether what was to be done is of this kind; *err says what became of it. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 0, 0)
+static struct request_queue *frozen;
+
+static bool done_otherwise(const char *what, struct gendisk *disk, int *err)
+{
+	struct hd_geometry geometry;
+
+	if (!strcmp(what, "geometry")) {
+		*err = disk->fops->getgeo(disk, &geometry);
+	} else if (!strcmp(what, "freeze")) {
+		frozen = disk->queue;
+		blk_freeze_queue_start_non_owner(frozen);
+		blk_mq_freeze_queue_wait(frozen);
+	} else {
+		return false;
+	}
+	return true;
+}
+
+static void thaw(void)
+{
+	blk_mq_unfreeze_queue_non_owner(frozen);
+}
+#else
+static bool done_otherwise(const char *what, struct gendisk *disk, int *err)
+{
+	return false;
+}
+
+static void thaw(void)
+{
+}
+#endif
+
 static int submit_set(const char *val, const struct kernel_param *kp)
 {
 	struct block_device *bdev;
@@ -354,6 +399,10 @@ static int submit_set(const char *val, const struct kernel_param *kp)
 
 	if (sscanf(val, "%11s %31s", what, path) != 2)
 		return -EINVAL;
+	if (!strcmp(what, "thaw")) {
+		thaw();
+		return 0;
+	}
 	if (atomic_read(&submitted.bios))
 		return -EBUSY;
 	submitted.status = BLK_STS_OK;
@@ -363,6 +412,11 @@ static int submit_set(const char *val, const struct kernel_param *kp)
 		return PTR_ERR(submitted.file);
 	bdev = file_bdev(submitted.file);
 
+	err = 0;
+	if (done_otherwise(what, bdev->bd_disk, &err)) {
+		fput(submitted.file);
+		return err;
+	}
 	if (!strcmp(what, "report")) {
 		err = blkdev_report_zones(bdev, 0, 1, ignore_zone, NULL);
 		fput(submitted.file);
@@ -730,6 +784,8 @@ static void later_fn(struct work_struct *work)
 static void fake_get(struct virtio_device *vdev, unsigned int offset, void *buf,
 		     unsigned int len)
 {
+	if (READ_ONCE(fake.resetting))
+		early++;
 	if (wrong_status == STATUS_GONE)
 		memset(buf, 0xff, len);
 	else
@@ -745,6 +801,8 @@ static void fake_set(struct virtio_device *vdev, unsigned int offset,
 
 static u8 fake_get_status(struct virtio_device *vdev)
 {
+	if (READ_ONCE(fake.resetting))
+		early++;
 	/* There are buses that take their time, and others run meanwhile. */
 	if (wrong_status)
 		msleep(20);
@@ -770,6 +828,11 @@ static void fake_reset(struct virtio_device *vdev)
 		wrong_status = 0;
 	fake.config.wce = 1;
 	mutex_unlock(&fake.lock);
+	if (reset_ms) {
+		WRITE_ONCE(fake.resetting, true);
+		msleep(reset_ms);
+		WRITE_ONCE(fake.resetting, false);
+	}
 }
 
 static bool fake_notify(struct virtqueue *vq)
@@ -852,6 +915,8 @@ static u64 fake_get_features(struct virtio_device *vdev)
 	       BIT_ULL(VIRTIO_BLK_F_CONFIG_WCE) |
 	       BIT_ULL(VIRTIO_BLK_F_DISCARD) |
 	       BIT_ULL(VIRTIO_BLK_F_WRITE_ZEROES) |
+	       BIT_ULL(VIRTIO_BLK_F_GEOMETRY) |
+	       (in_order ? BIT_ULL(VIRTIO_F_IN_ORDER) : 0) |
 	       (is_zoned() ? BIT_ULL(VIRTIO_BLK_F_ZONED) : 0) |
 	       (features_off & 1 ? 0 : BIT_ULL(F_CANCEL)) |
 	       (features_off & 2 ? 0 : BIT_ULL(VIRTIO_RING_F_INDIRECT_DESC));

@@ -11,12 +11,14 @@ import pytest
 
 from checks import assert_fine, assert_timed_out, assert_works
 from harness.fake import IO_TIMEOUT, PARAMETERS, Messages, fake
+from harness.guest import FEATURE_CANCEL
 from harness.process import wait_until
 
 FOR_EVER = {"max_timeouts": 0}
 
 NO_CANCEL = 1       # fake-blk's features_off
 NO_INDIRECT = 2
+FEATURE_IN_ORDER = 35
 
 MANY = 64
 LARGE = 128 << 20
@@ -199,34 +201,23 @@ def test_read_ahead(guest):
         assert_works(disk)
 
 
-def submit(guest, disk, what):
-    """Do to the disk what no program can; see fake-blk.c."""
-    disk.set(submit=f"'{what} /dev/{guest.disk('fake')}'")
-
-
-def submitted(guest):
-    """What became of that: errno and sector; not yet known: nothing."""
-    words = guest.run(f"cat {PARAMETERS}/submit").split()
-    return [int(word) for word in words if word != "-"]
-
-
 def test_mixed_merge(guest):
     """A request is given up if all that is in it would be sent elsewhere."""
     with fake(guest, FOR_EVER) as disk:
         disk.set(hold="Y")
-        submit(guest, disk, "failfast")
+        disk.submit("failfast")
         disk.wait("busy", 1)
-        wait_until(lambda: submitted(guest), "the request to be given up")
-        assert submitted(guest)[0] == errno.ETIMEDOUT
+        wait_until(lambda: disk.submitted(), "the request to be given up")
+        assert disk.submitted()[0] == errno.ETIMEDOUT
         before = disk.get("cancels")
-        submit(guest, disk, "mixed")
+        disk.submit("mixed")
         disk.wait("busy", 1)
         guest.run(f"sleep {IO_TIMEOUT * 5}")
         assert disk.get("held") == 1
         assert disk.get("cancels") == before
         disk.set(hold="N")
-        wait_until(lambda: submitted(guest), "the request to be back")
-        assert submitted(guest)[0] == 0
+        wait_until(lambda: disk.submitted(), "the request to be back")
+        assert disk.submitted()[0] == 0
         assert_works(disk)
 
 
@@ -234,9 +225,9 @@ def test_failed_append(guest):
     """Where a zone append that failed has gone is not for the driver to say."""
     messages = Messages(guest)
     with fake(guest, zoned="Y") as disk:
-        submit(guest, disk, "append")
-        wait_until(lambda: submitted(guest), "the request to be back")
-        assert submitted(guest)[0] == errno.EIO
+        disk.submit("append")
+        wait_until(lambda: disk.submitted(), "the request to be back")
+        assert disk.submitted()[0] == errno.EIO
         messages.wait("I/O error, dev")
         assert messages.count("sector 0 op") == 1, guest.kernel_log()[-5:]
 
@@ -244,10 +235,10 @@ def test_failed_append(guest):
 def test_report_of_nothing(guest):
     """A report of zones that never reached the device is an error."""
     with fake(guest, FOR_EVER, zoned="Y") as disk:
-        submit(guest, disk, "report")
+        disk.submit("report")
         disk.set(broken=1)
         with pytest.raises(RuntimeError, match="Input/output error"):
-            submit(guest, disk, "report")
+            disk.submit("report")
 
 
 def test_probe_fails(guest):
@@ -286,6 +277,19 @@ def test_cannot_cancel(guest, driver, device):
         assert disk.get("cancels") == 0
         assert_works(disk)
     assert messages.count(NO_ANSWER) == 0
+
+
+def test_in_order(guest):
+    """Of a device that offers both the driver takes CANCEL: in order it would
+    come back behind what hangs."""
+    with fake(guest, in_order="Y") as disk:
+        bits = disk.sysfs("device/features")
+        assert (bits[FEATURE_CANCEL], bits[FEATURE_IN_ORDER]) == ("1", "0")
+        disk.set(hold="Y")
+        assert_timed_out(disk.io("mixed", seed=3, count=4).results(),
+                         IO_TIMEOUT)
+        disk.set(hold="N")
+        assert_works(disk)
 
 
 def test_slow(guest):

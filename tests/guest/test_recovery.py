@@ -67,6 +67,43 @@ def test_needs_reset(guest, driver, announced, features_off):
         assert_recovered(disk)
 
 
+@pytest.mark.parametrize("announced", [False, True],
+                         ids=["time-out", "announced"])
+def test_slow_reset(guest, announced):
+    """While the device is being reset nobody else touches it, however long that
+    takes: no request whose time is up meanwhile, nobody who asks for the
+    configuration."""
+    with fake(guest, {} if announced else {"max_timeouts": 0}) as disk:
+        disk.set(hold="Y")
+        io = disk.io("mixed", seed=3, count=8)
+        disk.wait("busy", 8)
+        disk.set(reset_ms=IO_TIMEOUT * 4000)
+        begun = disk.resets + 1
+        disk.set(status=NEEDS_RESET, hold="N", **{"config": 1} if announced
+                 else {})
+        disk.wait("resets", begun)
+        asked = guest.start(f"cat /sys/block/{guest.disk('fake')}/cache_type")
+        disk.submit("geometry")
+        assert_fine(io.results())
+        assert asked.wait() == "write back"
+        disk.set(reset_ms=0)
+        assert resets(disk) == 2
+        assert_recovered(disk)
+
+
+def test_frozen(guest):
+    """That a reset is needed is not forgotten while nobody may use the queue."""
+    with fake(guest, LATE) as disk:
+        disk.submit("freeze")
+        disk.set(status=NEEDS_RESET, config=1)
+        guest.run("sleep 2")
+        assert not resets(disk)
+        disk.submit("thaw")
+        wait_until(lambda: disk.get("resets") == disk.resets + 2,
+                   "the device to be reset")
+        assert_recovered(disk)
+
+
 def test_poison(guest):
     """One request makes the device need a reset, again and again. It fails in
     the end; all others go on."""

@@ -54,6 +54,15 @@ class FakeDisk:
             return self._guest.run(f"cat {path}")
         return self._guest.run(f"echo {value} > {path}")
 
+    def submit(self, what):
+        """Do to the disk what no program can; see fake-blk.c."""
+        self.set(submit=f"'{what} /dev/{self._guest.disk(NAME)}'")
+
+    def submitted(self):
+        """What became of that: errno and sector; not yet known: nothing."""
+        words = self._guest.run(f"cat {PARAMETERS}/submit").split()
+        return [int(word) for word in words if word != "-"]
+
     def remove(self, timeout=60):
         """Take the device away, then the driver."""
         self._guest.run("rmmod fake_blk", timeout)
@@ -72,7 +81,8 @@ def fake(guest, driver=None, **device):
     except BaseException:
         # So that the next test has its chance
         with suppress(process.Timeout, RuntimeError, GuestGone):
-            disk.set(hold="N", cancel="obey", mute="N", status=0, slow=0)
+            disk.set(hold="N", cancel="obey", mute="N", status=0, slow=0,
+                     reset_ms=0)
             disk.remove()
         raise
     disk.remove()
