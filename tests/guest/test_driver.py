@@ -6,11 +6,12 @@ The device is fake-blk.c, a module in the guest; one guest serves all tests.
 """
 
 import errno
+import time
 
 import pytest
 
 from checks import assert_fine, assert_timed_out, assert_works
-from harness.fake import IO_TIMEOUT, PARAMETERS, Messages, fake
+from harness.fake import IO_TIMEOUT, PARAMETERS, FakeDisk, Messages, fake
 from harness.guest import FEATURE_CANCEL
 from harness.process import wait_until
 
@@ -19,6 +20,7 @@ FOR_EVER = {"max_timeouts": 0}
 NO_CANCEL = 1       # fake-blk's features_off
 NO_INDIRECT = 2
 FEATURE_IN_ORDER = 35
+CANCEL_TIMEOUT = 60     # seconds until the driver talks about it
 
 MANY = 64
 LARGE = 128 << 20
@@ -129,7 +131,10 @@ def test_silence(guest):
     with fake(guest) as disk:
         disk.set(hold="Y", cancel="ignore")
         io = disk.io("mixed", seed=3, count=4)
+        disk.wait("cancels", 1)
+        sent = time.monotonic()
         messages.wait("CANCEL is not answered", timeout=120)
+        assert time.monotonic() - sent > CANCEL_TIMEOUT * 0.9
         assert_waits(io, guest, IO_TIMEOUT * 3)
         assert disk.get("cancels") == 1
         disk.set(hold="N")
@@ -174,8 +179,8 @@ def test_patience(guest):
         disk.sysfs("max_timeouts", 1)
         assert_timed_out(io.results(), IO_TIMEOUT * 8)
         # That many, from the beginning.
-        disk.sysfs("max_timeouts", 4)
-        assert_timed_out(disk.io("read").results(), IO_TIMEOUT * 5)
+        disk.sysfs("max_timeouts", 6)
+        assert_timed_out(disk.io("read").results(), IO_TIMEOUT * 7)
         disk.set(hold="N")
         for value in ("x", "-1"):
             with pytest.raises(RuntimeError, match="Invalid argument"):
@@ -333,6 +338,25 @@ def test_needs_reset(guest):
         disk.set(status=0, hold="N")
         assert_fine(io.results())
         assert_works(disk)
+    assert messages.count("cannot be used") == 1
+
+
+@pytest.mark.parametrize("wrong", [{"status": 255},
+                                   {"bad_used": 1, "hold": "N"}],
+                         ids=["gone", "broken"])
+def test_hopeless(rig, wrong):
+    """Nothing will come back from the device any more. It is not asked, and one
+    message says so; a guest of its own, since its disk cannot be removed."""
+    guest = rig.launch().wait_booted()
+    guest.load_driver(io_timeout=IO_TIMEOUT)
+    disk = FakeDisk(guest)
+    messages = Messages(guest)
+    disk.set(hold="Y")
+    io = disk.io("write", seed=3, count=4)
+    disk.wait("busy", 4)
+    disk.set(**wrong)
+    assert_waits(io, guest, IO_TIMEOUT * 5)
+    assert disk.get("cancels") == 0
     assert messages.count("cannot be used") == 1
 
 

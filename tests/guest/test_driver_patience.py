@@ -19,7 +19,8 @@ from harness.tools import tools_image
 MAKE = {"ext4": ["mkfs.ext4", "-q", "-F"], "xfs": ["mkfs.xfs", "-q", "-f"]}
 SIZE = 320 << 20                # xfs wants that much
 SWAP = 32                       # MB of memory
-OUTAGE = 14                     # seconds, with a time-out of one
+OUTAGE = 20                     # seconds, with a time-out of one: as 10 minutes
+                                # are at the default
 
 # What a kernel says when an error has reached somebody. A read ahead that is
 # given up, "timeout error", has reached nobody.
