@@ -97,7 +97,7 @@ check-soak: build
 check-harm: build
 	@cd tests/guest && BUILD_DIR=$(abspath $(BUILD)) HARM=all \
 	    PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 -m pytest -q --tb=short \
-	    -p no:cacheprovider test_harm.py check_harm.py $(K:%=-k %); \
+	    -p no:cacheprovider test_harm.py test_range.py check_harm.py $(K:%=-k %); \
 	    status=$$?; cat $(abspath $(BUILD))/guest-tests/harm.txt; exit $$status
 
 # The driver under lockdep and KASAN, and with DMA debugging, on a kernel that is

@@ -35,22 +35,24 @@ class Nbdkit:
     pause() holds reads and writes at the server's door. nbdkit's filter does
     not hold FLUSH; freeze() stops the process, which holds everything. With
     a volatile cache crash() loses what has not been flushed; with a delay, such
-    as "50ms", each read and write takes that long.
+    as "50ms", each read and write takes that long. What it serves may be the
+    files of another directory.
     """
 
     def __init__(self, directory, images, log, volatile=False,
-                 delay=None):
+                 delay=None, serves=None):
         self.directory = directory
         self.images = {name: make_image(directory / name) for name in images}
         self._socket = directory / "nbd"
         self._control = directory / "pause"
         pidfile = directory / "nbdkit.pid"
         self._guard = process.spawn(
-            [*GUARD, "nbdkit", "-f", "-t", "64", "-U", self._socket,
+            [*GUARD, "nbdkit", "-f", "-t", "128" if serves else "64",
+             "-U", self._socket,
              "-P", pidfile, "--filter=pause",
              *(["--filter=cache"] if volatile else []),
              *(["--filter=delay"] if delay else []),
-             "file", f"dir={directory}", f"pause-control={self._control}",
+             "file", f"dir={serves or directory}", f"pause-control={self._control}",
              *([f"rdelay={delay}", f"wdelay={delay}"] if delay else [])],
             log, death_signal="TERM")
         self._frozen = False
@@ -181,14 +183,22 @@ class HoldFs:
         """How many requests are being held."""
         return int(self._tell("held"))
 
-    def abort(self, directory):
-        """End the connection, as an administrator does whose file system will
-        never answer: requests fail. The directory is an empty one."""
+    def _configure(self, directory, name, value):
+        directory.mkdir(exist_ok=True)
         run("mount", "-t", "fusectl", "fusectl", directory)
         try:
-            (directory / str(self._connection) / "abort").write_text("1")
+            (directory / str(self._connection) / name).write_text(value)
         finally:
             run("umount", directory)
+
+    def abort(self, directory):
+        """End the connection, as an administrator does whose file system will
+        never answer: requests fail. The directory is an empty one, or new."""
+        self._configure(directory, "abort", "1")
+
+    def allow_background(self, directory, count):
+        """Let the kernel give us so many asynchronous requests at once."""
+        self._configure(directory, "max_background", str(count))
 
     def release(self):
         """Let everything go, if the server lives; for cleaning up."""
