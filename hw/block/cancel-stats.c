@@ -50,6 +50,10 @@ static void cancel_describe_properties(ObjectClass *klass)
                            "be taken back" },
         { "cancel-after", "For how many ms the storage has a request before "
                           "the guest may cancel it" },
+        { "cancel-zero-copy", "Requests run on the guest's memory, without a "
+                              "copy, where its pages can be swapped" },
+        { "cancel-userfaultfd", "A device of userfaultfd's that QEMU has been "
+                                "given, for cancel-zero-copy" },
     };
 
     for (unsigned int i = 0; i < ARRAY_SIZE(props); i++) {

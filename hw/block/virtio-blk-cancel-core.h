@@ -54,6 +54,9 @@ typedef struct VirtIOBlkCancelQueue {
 } VirtIOBlkCancelQueue;
 
 struct VirtIOBlkCancel {
+    /* It lends the guest's memory: ram_swap_get(); set once */
+    bool lends;
+
     /* Submits a list of requests again; set by the main loop before a BH */
     QEMUBHFunc *resubmit;
 

@@ -28,6 +28,7 @@
 #include "hw/virtio/virtio-blk.h"
 #include "hw/virtio/virtio-blk-cancel.h"
 #include "system/dma.h"
+#include "system/ram-swap.h"
 #include "virtio-blk-cancel-core.h"
 #include "trace/trace-block_cancel.h"
 
@@ -523,6 +524,35 @@ void virtio_blk_cancel_legacy(VirtIOBlock *s, uint64_t *features)
     }
 }
 
+/* Returns: false with @errp set if it must not do without. */
+static bool cancel_zero_copy(VirtIOBlock *s, BlkCancelOptions *opts,
+                             Error **errp)
+{
+    ERRP_GUARD();
+    OnOffAuto zero_copy = s->conf.cancel_lend.zero_copy;
+    static bool warned;         /* BQL */
+
+    if (zero_copy == ON_OFF_AUTO_OFF) {
+        return true;
+    }
+    opts->swap = ram_swap_get(s->conf.cancel_lend.userfaultfd, errp);
+    if (opts->swap) {
+        return true;
+    }
+    error_prepend(errp, "cancel-zero-copy=%s is not possible: ",
+                  OnOffAuto_str(zero_copy));
+    if (zero_copy == ON_OFF_AUTO_ON) {
+        return false;
+    }
+    if (!warned) {
+        warned = true;
+        warn_report("%s", error_get_pretty(*errp));
+    }
+    error_free(*errp);
+    *errp = NULL;
+    return true;
+}
+
 bool virtio_blk_cancel_realize(VirtIOBlock *s, Error **errp)
 {
     ERRP_GUARD();
@@ -532,7 +562,13 @@ bool virtio_blk_cancel_realize(VirtIOBlock *s, Error **errp)
         return true;
     }
 
+    if (!cancel_zero_copy(s, &opts, errp)) {
+        return false;
+    }
     if (!blk_set_cancel(s->conf.conf.blk, &opts, errp)) {
+        if (opts.swap) {
+            ram_swap_put();
+        }
         error_prepend(errp, "cancel=%s is not possible: ",
                       VirtioBlkCancel_str(s->conf.cancel.mode));
         error_append_hint(errp, "Use cancel=off.\n");
@@ -548,6 +584,7 @@ bool virtio_blk_cancel_realize(VirtIOBlock *s, Error **errp)
         s->cancel->queue[i].dev = s;
         QTAILQ_INIT(&s->cancel->queue[i].inflight);
     }
+    s->cancel->lends = opts.swap;
     trace_virtio_blk_cancel_device(VIRTIO_DEVICE(s), s->conf.conf.blk);
     return true;
 }
@@ -569,6 +606,9 @@ bool virtio_blk_cancel_unrealize(VirtIOBlock *s)
          * BlockBackend in the IOThread, which may end now.
          */
         blk_set_aio_context(s->conf.conf.blk, qemu_get_aio_context(), NULL);
+    }
+    if (s->cancel->lends) {
+        ram_swap_put();
     }
     g_clear_pointer(&s->cancel, g_free);
     return true;

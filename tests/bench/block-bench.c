@@ -188,16 +188,27 @@ static void bench_measure(Bench *b, uint64_t requests, int64_t ns)
     fflush(stdout);
 }
 
+#ifdef HAVE_BLK_CANCEL
+static bool bench_lends(void)
+{
+    return true;
+}
+
+/* Nothing is taken back here */
+static const BlkCancelSwap bench_swap = { .is_possible = bench_lends };
+#endif
+
 static void bench_set_cancel(Bench *b, const char *how)
 {
     if (!strcmp(how, "off")) {
         return;
     }
 #ifdef HAVE_BLK_CANCEL
-    if (!strcmp(how, "on") || !strcmp(how, "0")) {
+    if (!strcmp(how, "on") || !strcmp(how, "0") || !strcmp(how, "lent")) {
         BlkCancelOptions opts = BLK_CANCEL_OPTIONS(
             strcmp(how, "0") ? BLK_CANCEL_DEFAULT_BUDGET : 0);
 
+        opts.swap = strcmp(how, "lent") ? NULL : &bench_swap;
         blk_set_cancel(b->blk, &opts, &error_fatal);
         return;
     }
@@ -289,7 +300,8 @@ int main(int argc, char **argv)
         { "huge", 0, 0, G_OPTION_ARG_NONE, &huge,
           "The guest's memory has huge pages", NULL },
         { "cancel", 0, 0, G_OPTION_ARG_STRING, &cancel,
-          "off (default), on, or 0: on, but data is not copied", "HOW" },
+          "off (default), on, lent: without a copy where that is possible, 0: "
+          "never a copy", "HOW" },
         { }
     };
     g_autoptr(GOptionContext) context =
