@@ -35,7 +35,7 @@ typedef struct BlkPin {
     bool (*is_accepted)(void *opaque);
     void *opaque;               /* valid until the request returns */
 
-    bool swapped;               /* set by the engine: pages are others */
+    bool swapped;               /* set by the engine: some pages are others */
     bool refused;               /* set by the file: nothing was done */
     int ret;                    /* the same, when it has returned */
 } BlkPin;
