@@ -17,6 +17,7 @@
 #include "qemu/rcu_queue.h"
 #include "qemu/units.h"
 #include "block/block_int.h"
+#include "block/host-limits.h"
 #include "system/block-backend.h"
 #include "blk-cancel-core.h"
 
@@ -96,7 +97,8 @@ static void *new_buffer(BlkCancelReq *r, uint64_t size)
 {
     size_t align = MAX(bdrv_opt_mem_align(blk_bs(r->ctx->d->blk)),
                        qemu_real_host_page_size());
-    void *buf = qemu_try_memalign(align, size);
+    void *buf = host_has_addresses(BLK_CANCEL_START_ROOM + size)
+                ? qemu_try_memalign(align, size) : NULL;
 
     return buf ? memset(buf, 0, size) : NULL;
 }

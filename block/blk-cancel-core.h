@@ -124,6 +124,7 @@ struct BlkCancel {
     BlockBackend *blk;
     ThrottleGroupMember *tgm;
     BlkCancelOptions opts;
+    unsigned int free_starts;   /* with so many abandoned, or more, ask first */
 
     /* Entries are added under the lock and stay; read under RCU rules */
     QSLIST_HEAD(, BlkCancelCtx) ctxs[BLK_CANCEL_CTX_BUCKETS];
@@ -146,6 +147,7 @@ struct BlkCancel {
     BlkCancelWaiterList for_buffer;
     BlkCancelWaiterList for_end; /* of any that is abandoned */
     unsigned int waiting[WAIT__MAX];
+    unsigned int nr_started;    /* with a coroutine; 0: they do not count */
     uint64_t charged;           /* bytes of buffer, idle ones included */
 
     /* BQL */
@@ -277,6 +279,12 @@ void coroutine_fn blk_cancel_co_wait_unlock(BlkCancel *d, BlkCancelWaiter *w,
                                             BlkCancelWaiterList *list,
                                             BlkCancelWait where);
 
+/* Whether requests of @d that hold nothing yet must not go on. */
+bool blk_cancel_must_park(BlkCancel *d);
+
+/* Called with d->lock held: park @w's request, which is not in flight then. */
+void blk_cancel_park_locked(BlkCancel *d, BlkCancelWaiter *w);
+
 /*
  * Called with d->lock held: @w does not wait any more.  The caller wakes what
  * is on @woken once it has released the lock; NULL: it does so itself.
@@ -296,14 +304,34 @@ void blk_cancel_wake_later(BlkCancelWaiterList *woken);
 void coroutine_fn blk_cancel_co_pass_fence(BlkCancel *d, BlkCancelWaiter *w);
 
 /*
+ * What blk_cancel_waits_to_start() leaves of a limited address space, and what
+ * abandoning a request leaves, which lets the guest have another one
+ */
+#define BLK_CANCEL_START_ROOM   (96 * MiB)
+#define BLK_CANCEL_CANCEL_ROOM  (48 * MiB)
+
+/* How much more may be abandoned, and started.  Context: BQL, with a new @d. */
+void blk_cancel_find_limits(BlkCancel *d);
+
+/*
  * blk_cancel_waits_to_start:
  *
- * While so much is abandoned that the host's memory is at stake, a request
- * waits before it has a coroutine.
+ * While so much is abandoned that the host's memory is at stake, or while it
+ * has no address space for many more stacks, a request waits before it has a
+ * coroutine.
  *
  * Returns: true if blk_cancel_start() is called later, when others have ended.
  */
 bool blk_cancel_waits_to_start(BlkCancelReq *r);
+
+/* One that did not wait, or does not any more, has ended. */
+void blk_cancel_end_started(BlkCancel *d);
+
+/*
+ * Called with d->lock held: those that wait to start, and may, are put on
+ * @woken; or they are parked.
+ */
+void blk_cancel_start_waiters_locked(BlkCancel *d, BlkCancelWaiterList *woken);
 
 /*
  * blk_cancel_is_full:
@@ -313,9 +341,6 @@ bool blk_cancel_waits_to_start(BlkCancelReq *r);
  * might have no room for the coroutines of more.
  */
 bool blk_cancel_is_full(void);
-
-/* How much that is.  BQL. */
-void blk_cancel_find_limit(void);
 
 /* @r is abandoned from now on: requests that come later wait behind it. */
 void blk_cancel_enter_abandoned(BlkCancelReq *r);

@@ -18,6 +18,7 @@
 #include "qemu/cutils.h"
 #include "qemu/lockable.h"
 #include "block/block_int.h"
+#include "block/host-limits.h"
 #include "system/block-backend.h"
 #include "blk-cancel-core.h"
 
@@ -145,59 +146,112 @@ static void coroutine_fn damper_co_pass(BlkCancel *d, BlkCancelWaiter *w)
 }
 
 /*
- * All together: each that is abandoned has a coroutine, whose stack takes two
- * of the mappings that the host allows a process.
+ * All together: each has a coroutine, and QEMU ends where there is nothing for
+ * the stack of one.  A stack is 1 MiB of addresses, and two of the mappings
+ * that the host allows a process; little of it is memory.
  */
 
 /* Mappings that others have */
 #define MAPS_OF_OTHERS  5000
 
-static unsigned int nr_all;             /* of all engines; atomic */
-static unsigned int max_all = UINT_MAX; /* atomic */
+/* What a stack may take of the memory that a control group allows */
+#define STACK_MEMORY    (32 * KiB)
+#define STACKS_PART     16
 
-void blk_cancel_find_limit(void)
+/* A disk may have so many however little there is */
+#define MIN_STARTED     8
+
+static unsigned int nr_all;             /* abandoned of all engines; atomic */
+static unsigned int max_all;            /* set once; 0: not yet */
+
+static unsigned int find_max_all(void)
 {
     g_autofree char *contents = NULL;
     const char *end;
+    uint64_t memory = MIN(host_cgroup_room("memory", "memory.max", NULL),
+                          host_cgroup_room("memory", "memory.limit_in_bytes",
+                                           NULL));
+    unsigned int max = MIN(memory / STACKS_PART / STACK_MEMORY, UINT_MAX);
     int maps;
 
     /* A third of the stacks is for requests that are not abandoned */
     if (g_file_get_contents("/proc/sys/vm/max_map_count", &contents, NULL,
                             NULL) &&
         qemu_strtoi(contents, &end, 10, &maps) == 0) {
-        qatomic_set(&max_all, MAX(maps - MAPS_OF_OTHERS, MAPS_OF_OTHERS) / 3);
+        max = MIN(max, MAX(maps - MAPS_OF_OTHERS, MAPS_OF_OTHERS) / 3);
     }
+    return MAX(max, 1);
+}
+
+void blk_cancel_find_limits(BlkCancel *d)
+{
+    if (!max_all) {
+        max_all = find_max_all();
+    }
+    d->free_starts = host_limits_addresses() ? 0 : d->opts.max_abandoned;
 }
 
 bool blk_cancel_is_full(void)
 {
-    return qatomic_read(&nr_all) >= qatomic_read(&max_all);
+    return qatomic_read(&nr_all) >= max_all ||
+           !host_has_addresses(BLK_CANCEL_CANCEL_ROOM);
+}
+
+/* Called with d->lock held. */
+static bool may_start_locked(BlkCancel *d)
+{
+    return d->nr_abandoned < d->opts.max_abandoned &&
+           (d->free_starts || d->nr_started - d->nr_abandoned < MIN_STARTED ||
+            host_has_addresses(BLK_CANCEL_START_ROOM));
+}
+
+void blk_cancel_start_waiters_locked(BlkCancel *d, BlkCancelWaiterList *woken)
+{
+    BlkCancelWaiter *w;
+
+    if (blk_cancel_must_park(d)) {
+        /* Those that are parked have their coroutines until it need not */
+        while ((w = QTAILQ_FIRST(&d->for_end))) {
+            blk_cancel_unwait_locked(d, w, NULL);
+            blk_cancel_park_locked(d, w);
+        }
+    }
+    while ((w = QTAILQ_FIRST(&d->for_end)) && may_start_locked(d)) {
+        d->nr_started += !d->free_starts;
+        blk_cancel_unwait_locked(d, w, woken);
+    }
 }
 
 bool blk_cancel_waits_to_start(BlkCancelReq *r)
 {
     BlkCancel *d = r->ctx->d;
 
-    if (likely(qatomic_read(&d->nr_abandoned) < d->opts.max_abandoned)) {
+    if (likely(qatomic_read(&d->nr_abandoned) < d->free_starts)) {
         return false;
     }
 
     QEMU_LOCK_GUARD(&d->lock);
-    if (d->nr_abandoned < d->opts.max_abandoned) {
+    if (blk_cancel_must_park(d)) {
+        blk_cancel_park_locked(d, &r->waiter);
+        return true;
+    }
+    if (QTAILQ_EMPTY(&d->for_end) && may_start_locked(d)) {
+        d->nr_started += !d->free_starts;
         return false;
     }
     blk_cancel_wait_locked(d, &r->waiter, &d->for_end, WAIT_DAMPER);
     return true;
 }
 
-/* Called with d->lock held. */
-static void wake_for_end_locked(BlkCancel *d, BlkCancelWaiterList *woken)
+void blk_cancel_end_started(BlkCancel *d)
 {
-    BlkCancelWaiter *w;
+    BlkCancelWaiterList woken = QTAILQ_HEAD_INITIALIZER(woken);
 
-    while ((w = QTAILQ_FIRST(&d->for_end))) {
-        blk_cancel_unwait_locked(d, w, woken);
+    WITH_QEMU_LOCK_GUARD(&d->lock) {
+        d->nr_started--;
+        blk_cancel_start_waiters_locked(d, &woken);
     }
+    blk_cancel_wake(&woken);
 }
 
 /*
@@ -250,22 +304,27 @@ static uint64_t cost(BlkCancelReq *r)
 void blk_cancel_enter_abandoned(BlkCancelReq *r)
 {
     BlkCancel *d = r->ctx->d;
+    BlkCancelWaiterList woken = QTAILQ_HEAD_INITIALIZER(woken);
 
-    QEMU_LOCK_GUARD(&d->lock);
-    blk_cancel_stats_enter_locked(r);
-    r->abandoned = true;
-    r->seq = ++d->seq;
-    QTAILQ_INIT(&r->behind);
-    QTAILQ_INSERT_TAIL(&d->abandoned, r, next);
-    d->abandoned_cost += cost(r);
-    region_enter_locked(r);
-    if (fences(r)) {
-        r->range.start = r->offset;
-        r->range.last = r->offset + r->bytes - 1;
-        interval_tree_insert(&r->range, &d->fences);
+    WITH_QEMU_LOCK_GUARD(&d->lock) {
+        blk_cancel_stats_enter_locked(r);
+        r->abandoned = true;
+        r->seq = ++d->seq;
+        QTAILQ_INIT(&r->behind);
+        QTAILQ_INSERT_TAIL(&d->abandoned, r, next);
+        d->abandoned_cost += cost(r);
+        region_enter_locked(r);
+        if (fences(r)) {
+            r->range.start = r->offset;
+            r->range.last = r->offset + r->bytes - 1;
+            interval_tree_insert(&r->range, &d->fences);
+        }
+        qatomic_store_release(&d->nr_abandoned, d->nr_abandoned + 1);
+        qatomic_inc(&nr_all);
+        /* It does not count among the few that may be started in any case */
+        blk_cancel_start_waiters_locked(d, &woken);
     }
-    qatomic_store_release(&d->nr_abandoned, d->nr_abandoned + 1);
-    qatomic_inc(&nr_all);
+    blk_cancel_wake(&woken);
 }
 
 void blk_cancel_leave_abandoned(BlkCancelReq *r)
@@ -284,9 +343,7 @@ void blk_cancel_leave_abandoned(BlkCancelReq *r)
             interval_tree_remove(&r->range, &d->fences);
             fence_unblock_locked(r, &woken);
         }
-        if (d->nr_abandoned < d->opts.max_abandoned) {
-            wake_for_end_locked(d, &woken);
-        }
+        blk_cancel_start_waiters_locked(d, &woken);
     }
     blk_cancel_wake(&woken);
 }

@@ -32,6 +32,7 @@ static BlkCancel *blk_cancel_new(BlockBackend *blk,
     if (!d->opts.max_abandoned) {
         d->opts.max_abandoned = BLK_CANCEL_DEFAULT_MAX;
     }
+    blk_cancel_find_limits(d);
     qemu_mutex_init(&d->lock);
     QTAILQ_INIT(&d->abandoned);
     QTAILQ_INIT(&d->parked);
@@ -99,7 +100,6 @@ bool blk_set_cancel(BlockBackend *blk, const BlkCancelOptions *opts,
     if (opts) {
         blk_drain(blk);
         *slot = blk_cancel_new(blk, opts);
-        blk_cancel_find_limit();
         thread_pool_overdue_enable(true);
         blk_cancel_graph_switch_on(blk_bs(blk));
     }

@@ -100,10 +100,19 @@ void coroutine_fn blk_cancel_co_wait_unlock(BlkCancel *d, BlkCancelWaiter *w,
  * Drained sections, and disks that are held
  */
 
-/* Whether @r, which holds nothing yet, must not go on. */
-static bool blk_cancel_must_park(BlkCancelReq *r)
+bool blk_cancel_must_park(BlkCancel *d)
 {
-    return blk_in_drain(r->ctx->d->blk) || qatomic_read(&r->ctx->d->held);
+    return blk_in_drain(d->blk) || qatomic_read(&d->held);
+}
+
+void blk_cancel_park_locked(BlkCancel *d, BlkCancelWaiter *w)
+{
+    /*
+     * Under the lock, so that the section cannot end before the request is on
+     * the list.  blk_cancel_unwait_locked() has the increment.
+     */
+    blk_dec_in_flight(d->blk);
+    blk_cancel_wait_locked(d, w, &d->parked, WAIT_DRAINED);
 }
 
 /*
@@ -114,18 +123,20 @@ static bool blk_cancel_must_park(BlkCancelReq *r)
 static void coroutine_fn blk_cancel_co_park(BlkCancelReq *r)
 {
     BlkCancel *d = r->ctx->d;
+    BlkCancelWaiterList woken = QTAILQ_HEAD_INITIALIZER(woken);
 
     qemu_mutex_lock(&d->lock);
-    if (!blk_cancel_must_park(r)) {
+    if (!blk_cancel_must_park(d)) {
         qemu_mutex_unlock(&d->lock);
         return;
     }
-    /*
-     * Under the lock, so that the section cannot end before the request is on
-     * the list.  blk_cancel_unwait_locked() has the increment.
-     */
-    blk_dec_in_flight(d->blk);
-    blk_cancel_co_wait_unlock(d, &r->waiter, &d->parked, WAIT_DRAINED);
+    /* Those that wait for it to end must not have the section wait for them */
+    blk_cancel_start_waiters_locked(d, &woken);
+    r->waiter.co = qemu_coroutine_self();
+    blk_cancel_park_locked(d, &r->waiter);
+    qemu_mutex_unlock(&d->lock);
+    blk_cancel_wake(&woken);
+    qemu_coroutine_yield();
 }
 
 void blk_cancel_drained_end(BlkCancel *d)
@@ -138,8 +149,12 @@ void blk_cancel_drained_end(BlkCancel *d)
     }
     WITH_QEMU_LOCK_GUARD(&d->lock) {
         while ((w = QTAILQ_FIRST(&d->parked))) {
-            blk_cancel_unwait_locked(d, w, &woken);
+            blk_cancel_unwait_locked(d, w, w->co ? &woken : NULL);
+            if (!w->co) {
+                blk_cancel_wait_locked(d, w, &d->for_end, WAIT_DAMPER);
+            }
         }
+        blk_cancel_start_waiters_locked(d, &woken);
     }
     blk_cancel_wake(&woken);
 }
@@ -170,7 +185,7 @@ void coroutine_fn blk_cancel_co_admit(BlkCancelReq *r)
 {
     BlkCancel *d = r->ctx->d;
 
-    if (unlikely(blk_cancel_must_park(r))) {
+    if (unlikely(blk_cancel_must_park(d))) {
         blk_cancel_co_park(r);
     }
     if (!r->canceled) {

@@ -28,9 +28,6 @@
  */
 
 #include "qemu/osdep.h"
-#ifdef CONFIG_POSIX
-#include <sys/resource.h>
-#endif
 #include "qemu/lockable.h"
 #include "qemu/memalign.h"
 #include "qemu/rcu_queue.h"
@@ -76,9 +73,13 @@ static void blk_cancel_complete(BlkCancelReq *r, int ret)
 /* The callback has run, and the storage has answered. */
 static void blk_cancel_end(BlkCancelReq *r)
 {
-    BlockBackend *blk = r->ctx->d->blk;
+    BlkCancel *d = r->ctx->d;
+    BlockBackend *blk = d->blk;
     bool refused = r->refused;
 
+    if (unlikely(!d->free_starts) && r->co) {
+        blk_cancel_end_started(d);
+    }
     blk_cancel_unref(r);
     blk_dec_in_flight(blk);
     if (unlikely(refused)) {
@@ -281,32 +282,6 @@ static bool blk_cancel_is_zoned(BlockBackend *blk)
     return bs && bs->bl.zoned != BLK_Z_NONE;
 }
 
-/*
- * The caller may submit another request in its place, and another coroutine
- * ends QEMU if there is no room for its stack.
- */
-static bool blk_cancel_has_room(BlkCancel *d)
-{
-#ifdef CONFIG_POSIX
-    /* All that it has now, given back and submitted again */
-    size_t room = BLK_CANCEL_ROOM +
-                  blk_cancel_in_flight(d->blk) * BLK_CANCEL_STACK;
-    struct rlimit limit;
-    void *p;
-
-    if (getrlimit(RLIMIT_AS, &limit) < 0 || limit.rlim_cur == RLIM_INFINITY) {
-        return true;
-    }
-    p = mmap(NULL, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS,
-             -1, 0);
-    if (p == MAP_FAILED) {
-        return false;
-    }
-    munmap(p, room);
-#endif
-    return true;
-}
-
 /* Whether the storage touches nothing of the caller's. */
 static bool blk_cancel_can_abandon(BlkCancelReq *r)
 {
@@ -317,7 +292,7 @@ static bool blk_cancel_can_abandon(BlkCancelReq *r)
     if (blk_cancel_changes_disk(r) && blk_cancel_is_zoned(r->ctx->d->blk)) {
         return false;
     }
-    return !blk_cancel_is_full() && blk_cancel_has_room(r->ctx->d);
+    return !blk_cancel_is_full();
 }
 
 static void blk_cancel_aio_cancel_async(BlockAIOCB *acb)

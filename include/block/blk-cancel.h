@@ -31,13 +31,6 @@
 #define BLK_CANCEL_MIN_SHARE            (4 * MiB)
 
 /*
- * With a limit on address space, how much of it a cancel leaves: for others,
- * and for the stack of each request in flight
- */
-#define BLK_CANCEL_ROOM                 (64 * MiB)
-#define BLK_CANCEL_STACK                (1 * MiB)
-
-/*
  * For requests that run on the caller's own memory and are taken back by
  * swapping its pages: what the owner of that memory knows of it.  Linux only;
  * page_swap_init() must have succeeded.  Context of all: any thread.

@@ -26,22 +26,12 @@ void thread_pool_overdue_enable(bool enable);
 bool thread_pool_overdue_is_on(void);
 
 /*
- * thread_pool_host_room:
- *
- * How many threads the control groups of this process still allow; UINT_MAX if
- * they set no limit, or on a host without any.
- *
- * Context: any thread.  Reads files.
- */
-unsigned int thread_pool_host_room(void);
-
-/*
  * thread_pool_host_share:
  *
- * A third of what thread_pool_host_room() was when cancelling was first
- * switched on.  All thread pools together take so many, and the kernel's
- * threads for all event loops' io_uring.  The rest is for threads that QEMU
- * cannot do without.
+ * A third of the threads that the control groups of this process allowed when
+ * cancelling was first switched on.  All thread pools together take so many,
+ * and the kernel's threads for all event loops' io_uring.  The rest is for
+ * threads that QEMU cannot do without.
  *
  * Context: any thread.
  */

@@ -27,10 +27,13 @@ HUNG = ("one", "two", "three")
 # beyond the memory and address space that it has with the guest up, all of the
 # guest's memory included. With KVM that is 40 MiB more than the guest's, so this
 # is the guest's memory and 200 MiB. A request in flight has a stack of 1 MiB of
-# addresses, which it hardly uses; there are 300, and the budget.
+# addresses, which it hardly uses; there are 300.
 THREADS = 50
 MEMORY = 160 << 20
-ADDRESSES = 600 << 20
+ADDRESSES = 200 << 20
+
+# QEMU looks when it begins whether there is a limit
+HIGH = ["prlimit", f"--as={1 << 46}:"]
 
 pytestmark = pytest.mark.usefixtures("need_fuse")
 
@@ -189,9 +192,7 @@ def test_way_out(rig):
         wait_until(lambda: has_orphan(guest), "what is left of it")
         refused(guest, "blockdev-del", **{"node-name": "node-disk"})
         # End what hangs, where it is
-        mounted = rig.directory / "fusectl"
-        mounted.mkdir()
-        server.abort(mounted)
+        server.abort(rig.directory / "fusectl")
         wait_until(lambda: not has_orphan(guest), "QEMU to let the image go")
         assert guest.qmp.command("query-block-hung") == []
         guest.qmp.command("blockdev-del", **{"node-name": "node-disk"})
@@ -259,7 +260,7 @@ def boot(rig, aio, cancel, cgroup):
         """A guest whose QEMU is in the group, and has all of its memory."""
 
         def _command(self, *args):
-            return [*(cgroup.prefix() if cgroup else []),
+            return [*(cgroup.prefix() if cgroup else HIGH),
                     *super()._command(*args), "-mem-prealloc"]
     rig.guest_class = Limited
     if cgroup and cgroup.controller == "pids":
