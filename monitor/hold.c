@@ -20,6 +20,7 @@
 #include "qobject/qstring.h"
 #include "block/block_int.h"
 #include "block/export.h"
+#include "system/block-backend.h"
 #include "hold.h"
 
 #define HOLD_FEATURES (BIT_ULL(QAPI_FEATURE_DRAIN) |        \
@@ -29,8 +30,20 @@
 
 unsigned int (*hold_by_line)(const char *line);
 
+/*
+ * A disk that was added before, with -drive or drive_add, and has no device: to
+ * give it one changes nothing in the graph.
+ */
+static bool hold_is_prepared(const char *drive)
+{
+    BlockBackend *blk = drive ? blk_by_name(drive) : NULL;
+
+    return blk && blk_bs(blk) && !blk_get_attached_dev(blk);
+}
+
 unsigned int hold_by_args(const QDict *args)
 {
+    const char *drive = qdict_get_try_str(args, "drive");
     const char *line = qdict_get_try_str(args, "command-line");
     const char *driver = qdict_get_try_str(args, "driver");
     const char *id = qdict_get_try_str(args, "id");
@@ -41,7 +54,7 @@ unsigned int hold_by_args(const QDict *args)
         return hold_by_line ? hold_by_line(line) : 0;
     }
     /* A device with a disk, a device's disk, a node with others below it */
-    if (qdict_haskey(args, "drive") || (drv && drv->bdrv_child_perm) ||
+    if ((drive && !hold_is_prepared(drive)) || (drv && drv->bdrv_child_perm) ||
         !g_strcmp0(qdict_get_try_str(args, "property"), "drive")) {
         return HOLD_DRAIN;
     }

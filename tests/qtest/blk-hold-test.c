@@ -830,6 +830,49 @@ static void test_job_ends(const void *opts)
     vbc_abandon(m.v);
 }
 
+/* What qemu-io has to say goes to QEMU's standard output, errors come here */
+static void write_other(Monitors *m, const char *where)
+{
+    g_autofree char *says = qtest_hmp(m->v->qts, "qemu-io -d "
+                                      "/machine/peripheral/other/virtio-backend"
+                                      " \"write -q %s 4k\"", where);
+
+    g_assert_cmpstr(says, ==, "");
+}
+
+/*
+ * A disk that was prepared can be plugged in while another one hangs: it is a
+ * part of the graph already.  One that is only a node is not.
+ */
+static void test_prepared(const void *opts)
+{
+    bool threads = ((const VbcOptions *)opts)->iothreads;
+    g_autofree char *command = g_strdup_printf(
+        "{\"execute\": \"device_add\", \"arguments\": {"
+        "\"driver\": \"virtio-blk-pci\", \"id\": \"other\","
+        " \"addr\": \"1e\", \"drive\": \"spare\", \"cancel\": \"on\"%s}}",
+        threads ? ", \"iothread\": \"io0\"" : "");
+    const Row row = { .command = command };
+    Monitors m;
+    VbcReq r;
+
+    if (!start(&m, opts, "-drive if=none,id=spare,driver=null-co"
+                         ",read-zeroes=on,size=1M")) {
+        return;
+    }
+    hang(&m, &r, true);
+    vbc_watch_begin(m.v);
+    check_row(&m, &row, WORKS);
+    write_other(&m, "128k");
+    check_row(&m, &row, REFUSED);
+    vbc_watch_end(m.v);
+    vbc_release(m.v);
+    vbc_settle(m.v);
+    check_data(&m, &r, true);
+    end_monitors(&m);
+    vbc_stop(m.v);
+}
+
 /*
  * A mirror whose source is not the disk that hangs comes to its end meanwhile:
  * the source works on, and is not drained before the storage answers
@@ -841,16 +884,6 @@ static void test_job_ends(const void *opts)
     " -blockdev driver=null-co,node-name=null,size=1048576,read-zeroes=on"  \
     " -blockdev driver=blkdebug,node-name=dst,image=null"                   \
     ",inject-error.0.event=none,inject-error.0.sector=8"
-
-/* What qemu-io has to say goes to QEMU's standard output, errors come here */
-static void write_other(Monitors *m, const char *where)
-{
-    g_autofree char *says = qtest_hmp(m->v->qts, "qemu-io -d "
-                                      "/machine/peripheral/other/virtio-backend"
-                                      " \"write -q %s 4k\"", where);
-
-    g_assert_cmpstr(says, ==, "");
-}
 
 static void mirror_begin(Monitors *m)
 {
@@ -954,6 +987,7 @@ int main(int argc, char **argv)
     hold_add_test("quit/idle", test_quit_idle, false);
     hold_add_test("job/ends", test_job_ends, true);
     hold_add_test("job/mirror-ends", test_mirror_ends, true);
+    hold_add_test("prepared", test_prepared, true);
     hold_add_test("job/mirror-fails", test_mirror_fails, true);
     hold_add_inside_tests();
     hold_add_job_tests();
