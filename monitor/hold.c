@@ -48,7 +48,7 @@ unsigned int hold_by_args(const QDict *args)
     const char *driver = qdict_get_try_str(args, "driver");
     const char *id = qdict_get_try_str(args, "id");
     BlockDriver *drv = driver ? bdrv_find_format(driver) : NULL;
-    BlockExport *exp = id ? blk_exp_find(id) : NULL;
+    BlockExport *exp G_GNUC_UNUSED = id ? blk_exp_find(id) : NULL;
 
     if (line) {
         return hold_by_line ? hold_by_line(line) : 0;
@@ -58,9 +58,13 @@ unsigned int hold_by_args(const QDict *args)
         !g_strcmp0(qdict_get_try_str(args, "property"), "drive")) {
         return HOLD_DRAIN;
     }
+#ifdef CONFIG_VHOST_USER_BLK_SERVER
     /* Other exports only lose their connections, and end later */
-    return exp && exp->drv->type == BLOCK_EXPORT_TYPE_VHOST_USER_BLK
-           ? HOLD_DRAIN : 0;
+    if (exp && exp->drv->type == BLOCK_EXPORT_TYPE_VHOST_USER_BLK) {
+        return HOLD_DRAIN;
+    }
+#endif
+    return 0;
 }
 
 static const QmpCommand *hold_find_command(const QmpCommandList *cmds,
