@@ -206,6 +206,15 @@ def test_read_ahead(guest):
         assert_works(disk)
 
 
+@pytest.fixture
+def need_submit(guest):
+    """Skip where fake-blk cannot do to a disk what no program can."""
+    release = guest.run("uname -r").split(".")
+    if tuple(map(int, release[:2])) < (6, 9):
+        pytest.skip("fake-blk needs Linux 6.9 for that")
+
+
+@pytest.mark.usefixtures("need_submit")
 def test_mixed_merge(guest):
     """A request is given up if all that is in it would be sent elsewhere."""
     with fake(guest, FOR_EVER) as disk:
@@ -226,6 +235,7 @@ def test_mixed_merge(guest):
         assert_works(disk)
 
 
+@pytest.mark.usefixtures("need_submit")
 def test_failed_append(guest):
     """Where a zone append that failed has gone is not for the driver to say."""
     messages = Messages(guest)
@@ -237,6 +247,7 @@ def test_failed_append(guest):
         assert messages.count("sector 0 op") == 1, guest.kernel_log()[-5:]
 
 
+@pytest.mark.usefixtures("need_submit")
 def test_report_of_nothing(guest):
     """A report of zones that never reached the device is an error."""
     with fake(guest, FOR_EVER, zoned="Y") as disk:
