@@ -532,6 +532,37 @@ static void test_flush_slow(const RigVariant *v)
     rig_end(rig);
 }
 
+/*
+ * What it took long to get is kept for a moment: who comes at once has nothing
+ * to wait for
+ */
+static void test_kept(const RigVariant *v)
+{
+    Rig *rig = rig_new(v->mode, NULL);
+    g_autoptr(RigReq) slow = rig_submit(rig, 0, v->op, 0, RIG_BLOCK, 0xaa);
+    g_autoptr(RigReq) newer = NULL;
+    int64_t begin = get_clock();
+    Entry e;
+
+    rig_wait(rig_nr_held(rig) == 1);
+    enter_begin(&e, false);
+    rig_wait(get_clock() - begin > STALL_NS / 2);
+    rig_release(rig, v->op, 0);
+    check_entered(&e);
+    rig_check_result(slow, 0);
+    newer = submit_parked(rig, 1, RIG_WRITE, 1);
+    blk_hold_end(false);
+    enter_begin(&e, false);
+    check_entered(&e);
+    g_assert_cmpuint(rig_info(rig).waiting_drained, ==, 1);
+    rig_check_pending(newer);
+    blk_hold_end(false);
+    rig_wait(rig_holds(rig, RIG_WRITE, BLOCK(1)));
+    rig_release_all(rig);
+    rig_check_result(newer, 0);
+    rig_end(rig);
+}
+
 /* What is throttled goes on, as in a drained section */
 static void test_throttled(const RigVariant *v)
 {
@@ -669,5 +700,6 @@ void add_hold_tests(void)
     rig_add_op("hold/known", RIG_WRITE, test_known);
     rig_add_op("hold/suspect-alone", RIG_WRITE, test_suspect_alone);
     rig_add("hold/flush-slow", test_flush_slow);
+    rig_add_op("hold/kept", RIG_READ, test_kept);
     rig_add_op("hold/off", RIG_READ, test_off);
 }
