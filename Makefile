@@ -62,6 +62,13 @@ check-sanitize: setup-packages
 check-tsan: setup-packages
 	@scripts/sanitize thread $(BUILD)-tsan
 
+# The devices against inputs that nobody has thought of; TARGET=NAME: only one.
+TARGET ?=
+.PHONY: check-fuzz
+check-fuzz: setup-packages
+	@scripts/install-deps --fuzz
+	@scripts/fuzz --build-dir $(BUILD)-fuzz --minutes $(MINUTES) $(TARGET)
+
 .PHONY: setup-packages
 setup-packages:
 	@scripts/install-deps
@@ -176,6 +183,8 @@ help:
 	@echo '                  unit and qtest suites with AddressSanitizer and'
 	@echo '                  UndefinedBehaviorSanitizer; the engine with'
 	@echo '                  ThreadSanitizer; in build directories of their own'
+	@echo 'make check-fuzz   the devices with random input, built with clang, for'
+	@echo '                  MINUTES=10; says which code that has reached'
 	@echo 'make check-storage'
 	@echo '                  Ceph, iSCSI, NFS, NBD and SSH servers that hang'
 	@echo 'make check-long   half an hour of fio on storage that comes and goes'

@@ -84,7 +84,8 @@ class Rig:
         self.repo, self.qemu = tmp / 'repo', tmp / 'qemu-10.0.99'
         self.build = self.repo / 'build'
         shutil.copytree(REPO / 'scripts', self.repo / 'scripts',
-                        ignore=shutil.ignore_patterns('qapi'))
+                        ignore=shutil.ignore_patterns('qapi',
+                                                      'oss-fuzz'))
         shutil.copy(REPO / 'configure', self.repo)
         self.put(self.repo / 'meson.build', "project('rig')\n")
         shutil.copy(REPO / 'meson.options', self.repo)
