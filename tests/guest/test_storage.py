@@ -19,7 +19,8 @@ from harness.process import wait_until
 from harness.qmp import QMP, QMPError
 
 ALL = os.environ.get("STORAGE") == "all"
-QUICK = {"nbd": network.TcpNbd, "iscsi": network.Iscsi, "nfs": network.Nfs,
+NBD = {"nbd": network.TcpNbd, "nbd-tls": network.TlsNbd}
+QUICK = {**NBD, "iscsi": network.Iscsi, "nfs": network.Nfs,
          "ssh": network.Ssh}
 KINDS = {**QUICK, "rbd": network.Ceph}
 # A server has two seconds to answer what opens or closes a connection, and
@@ -47,7 +48,8 @@ class Site:
         for kind in kinds:
             self.servers[kind] = rig.network(kind, KINDS[kind])
         self.guest = rig.boot(
-            *(Disk(kind, server.blockdev(), **options)
+            *(Disk(kind, server.blockdev(), objects=server.objects(),
+                   **options)
               for kind, server in self.servers.items()),
             io_timeout=IO_TIMEOUT)
         for kind in kinds:
@@ -153,7 +155,7 @@ def test_outage(rig, kinds):
 
 
 @long
-@pytest.mark.parametrize("kind", ["nbd", "iscsi", "nfs"])
+@pytest.mark.parametrize("kind", [*NBD, "iscsi", "nfs"])
 def test_packets_lost(rig, kind):
     """The server's host has gone; its connection comes back."""
     network_kind(kind)
@@ -227,7 +229,7 @@ def test_quit_idle(rig, kinds):
 
     But for NBD: its flush always goes to the server, and is waited for.
     """
-    site = Site(rig, [kind for kind in kinds if kind != "nbd"])
+    site = Site(rig, [kind for kind in kinds if kind not in NBD])
     site.hang()
     begun = time.monotonic()
     site.guest.qmp.command("quit")

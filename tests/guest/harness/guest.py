@@ -185,6 +185,7 @@ class Disk:
     cancel: bool = True
     iothread: bool = False
     properties: dict = field(default_factory=dict)
+    objects: list = field(default_factory=list)     # of -object
 
     def arguments(self):
         """QEMU's command line for it."""
@@ -193,7 +194,10 @@ class Disk:
                   **self.properties}
         if self.cancel:                     # so that stock QEMU works without
             device["cancel"] = "on"
-        args = ["-blockdev", json.dumps(
+        args = []
+        for description in self.objects:
+            args += ["-object", json.dumps(description)]
+        args += ["-blockdev", json.dumps(
             {**self.blockdev, "node-name": f"node-{self.name}"})]
         if self.iothread:
             device["iothread"] = f"thread-{self.name}"

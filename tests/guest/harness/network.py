@@ -112,6 +112,10 @@ class Server:
             return condition()
         process.wait_until(reached, what)
 
+    def objects(self):
+        """What the block node refers to, of QEMU's -object."""
+        return []
+
     def seed(self, offset=0):
         """The seed of a block, as the server has it."""
         return seed_at(self.directory / "disk", offset)
@@ -165,13 +169,36 @@ class TcpNbd(Server):
     def start(self):
         image = make_image(self.directory / "disk", SIZE)
         self.spawn("nbdkit", "nbdkit", "-f", "-t", "64", "-i", "127.0.0.1",
-                   "-p", self.PORT, "file", image)
+                   "-p", self.PORT, *self.options(), "file", image)
         self.wait_for(lambda: listens(self.PORT), "nbdkit")
+
+    def options(self):
+        """nbdkit's options besides."""
+        return ()
 
     def blockdev(self):
         """QEMU's block node."""
         return {"driver": "nbd", "server": {
             "type": "inet", "host": "127.0.0.1", "port": str(self.PORT)}}
+
+
+class TlsNbd(TcpNbd):
+    """nbdkit, which speaks TLS only; both sides know a key."""
+
+    PORT = 10810
+    KEY = "qemu:0123456789abcdef0123456789abcdef"
+
+    def options(self):
+        keys = self.directory / "keys.psk"
+        keys.write_text(f"{self.KEY}\n")
+        return "--tls=require", f"--tls-psk={keys}"
+
+    def objects(self):
+        return [{"qom-type": "tls-creds-psk", "id": "tls", "username": "qemu",
+                 "dir": str(self.directory), "endpoint": "client"}]
+
+    def blockdev(self):
+        return {**super().blockdev(), "tls-creds": "tls"}
 
 
 class Iscsi(Server):
