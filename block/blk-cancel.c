@@ -31,6 +31,7 @@
 #include "qemu/lockable.h"
 #include "qemu/memalign.h"
 #include "qemu/rcu_queue.h"
+#include "block/blk-cancel-flush.h"
 #include "block/block_int.h"
 #include "system/block-backend.h"
 #include "blk-cancel-core.h"

@@ -4,10 +4,10 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * To stop the VM is to wait, with the big QEMU lock held, for all requests; and
- * a abandoned write that is still under way when the destination takes over the
- * image would land over what is written there.  So a migration whose turn has
- * come holds the disks first.  While the storage hangs it stays where it is,
- * with the VM running: it goes on sending what the guest changes, can be
+ * an abandoned write that is still under way when the destination takes over
+ * the image would land over what is written there.  So a migration whose turn
+ * has come holds the disks first.  While the storage hangs it stays where it
+ * is, with the VM running: it goes on sending what the guest changes, can be
  * cancelled, and switches over by itself when the storage is back.
  *
  * Hooks: migration.c.

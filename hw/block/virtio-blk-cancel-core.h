@@ -3,8 +3,8 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Shared by virtio-blk-cancel.c, which takes back one request, and
- * virtio-blk-reset.c, which takes back all.
+ * virtio-blk-inflight.c has them; virtio-blk-cancel.c takes back one, and
+ * virtio-blk-reset.c all.
  */
 
 #ifndef HW_BLOCK_VIRTIO_BLK_CANCEL_CORE_H
@@ -73,6 +73,22 @@ struct VirtIOBlkCancel {
     VirtIOBlkCancelQueue queue[];
 };
 
+/* The list that @req is in, or is to be in. */
+VirtIOBlkCancelQueue *virtio_blk_cancel_queue(VirtIOBlockReq *req);
+
+/*
+ * virtio_blk_cancel_link, virtio_blk_cancel_unlink:
+ *
+ * The device holds @req from now on, or does not any more.
+ *
+ * Context: the AioContext of the virtqueue.
+ */
+void virtio_blk_cancel_link(VirtIOBlockReq *req);
+void virtio_blk_cancel_unlink(VirtIOBlockReq *req);
+
+/* Give a request back as cancelled, and free it.  Context: the same. */
+void virtio_blk_cancel_give_back(VirtIOBlockReq *req);
+
 /*
  * virtio_blk_cancel_submitted:
  *
@@ -94,6 +110,18 @@ void virtio_blk_cancel_submitted(VirtIOBlkCancelQueue *q);
  */
 void virtio_blk_cancel_put_away(VirtIOBlockReq *req);
 
+/*
+ * virtio_blk_cancel_parse_tag:
+ * @len: length of the header; the tag is added
+ * @is_target: set to whether a CANCEL may ask for @req
+ *
+ * Context: the AioContext of the virtqueue.
+ * Returns: false if the header is too short and the device needs a reset.
+ */
+bool virtio_blk_cancel_parse_tag(VirtIOBlockReq *req, size_t *len,
+                                 bool *is_target);
+
 void virtio_blk_cancel_reset_class_init(VirtioDeviceClass *vdc);
+void virtio_blk_cancel_wire_class_init(VirtioDeviceClass *vdc);
 
 #endif /* HW_BLOCK_VIRTIO_BLK_CANCEL_CORE_H */

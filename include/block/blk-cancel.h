@@ -108,9 +108,9 @@ typedef struct BlkCancelInfo {
     uint64_t budget_used;           /* bytes of buffer in use now */
     unsigned int waiting_drained;   /* parked by a drained section */
     unsigned int waiting_budget;    /* for a buffer */
-    unsigned int waiting_fence;     /* behind a abandoned request */
+    unsigned int waiting_fence;     /* behind an abandoned request */
     int64_t oldest_ns;              /* age of the oldest abandoned one, or 0 */
-    int64_t max_ns;                 /* highest age of a abandoned one, ever */
+    int64_t max_ns;                 /* highest age of an abandoned one, ever */
 
     /* The same since the first was abandoned while none was, for the event */
     uint64_t hang_requests;

@@ -9,7 +9,7 @@
 
 #include "qemu/osdep.h"
 #include "qemu/main-loop.h"
-#include "block/blk-cancel-hold.h"
+#include "block/blk-cancel-flush.h"
 #include "blk-cancel-rig.h"
 
 /* The n-th block of the disk; eight make a region, of which two may hang */

@@ -3,7 +3,7 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * What a abandoned request that changes the disk holds up, and what it does
+ * What an abandoned request that changes the disk holds up, and what it does
  * not.  In every test, older requests come from thread 0 and newer ones from
  * thread 1.
  */

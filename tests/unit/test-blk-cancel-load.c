@@ -135,7 +135,7 @@ static void test_loop_drained(const RigVariant *v)
  * that prevails.  The threads behave as a guest does that does not race with
  * itself: whoever writes a block has it alone, readers share it.  A block is
  * given back when the request has been completed or cancelled, so the next
- * user may meet a abandoned request at once.
+ * user may meet an abandoned request at once.
  *
  * The oracle keeps for each block the values that it may have.  A write that
  * was acknowledged leaves one.  One that failed or was cancelled adds one.  A

@@ -169,7 +169,7 @@ static void test_issued_empty(const RigVariant *v)
     rig_end(rig);
 }
 
-/* What a abandoned request returns in the end is nobody's business. */
+/* What an abandoned request returns in the end is nobody's business. */
 static void test_issued_fails(const RigVariant *v)
 {
     Rig *rig = rig_new(v->mode, NULL);

@@ -9,7 +9,7 @@
 
 #include "block/blk-cancel.h"
 #include "hw/qdev-properties.h"
-#include "qapi/qapi-types-block-hung.h"
+#include "qapi/qapi-types-block-cancel.h"
 
 /* Set once */
 typedef struct CancelConf {
