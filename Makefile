@@ -159,6 +159,15 @@ spec:
 hooks-write hooks-check:
 	@scripts/hooks $(@:hooks-%=%) --build-dir $(BUILD)
 
+# The core as patches to mail, against the newest QEMU that Debian serves, in
+# $(BUILD)-newest/series; check-series builds and tests each of them.
+.PHONY: series check-series
+series check-series: setup-packages
+	@source=$$(scripts/newest-qemu) && \
+	    ./configure --build-dir=$(BUILD)-newest --qemu-source="$$source"
+	@scripts/series $(if $(filter check-%,$@),build,mail) \
+	    --build-dir $(BUILD)-newest $(BUILD)-newest/$@
+
 # What was built goes; QEMU's source and the configuration stay.
 clean:
 	@[ ! -d $(BUILD)/qemu ] || ninja -C $(BUILD)/qemu clean
@@ -208,6 +217,9 @@ help:
 	@echo '                  VIRTIO_SPEC=DIR: as a part of the specification in DIR'
 	@echo 'make hooks-write  bring edits in $(BUILD)/src back into the hooks'
 	@echo 'make hooks-check  fail if $(BUILD)/src and the hooks differ'
+	@echo 'make series       write the core as patches that can be mailed; they are'
+	@echo '                  against the newest QEMU, in $(BUILD)-newest/series'
+	@echo 'make check-series build and test each of them'
 	@echo 'make clean        remove what was built'
 	@echo 'make distclean    remove the build directory'
 	@echo
