@@ -184,7 +184,7 @@ static void test_reset(const char *args, const char *device,
 
     reset(&m);
 
-    /* Elsewhere the disk works; what overlaps waits until the old one is over */
+    /* Elsewhere the disk works; what overlaps waits for the old one */
     other = submit_write(&m, 8, 0x22);
     wait_done(&m, &other);
     newer = submit_write(&m, 0, 0x33);
