@@ -38,7 +38,6 @@
 #define STALL_NS    (TIMEOUT_NS / 4)                /* without progress */
 #define SUSPECT_NS  (TIMEOUT_NS / 4)                /* held first, and alone */
 #define OTHERS_NS   (TIMEOUT_NS / 2)                /* healthy disks are held */
-#define PAUSE_NS    (TIMEOUT_NS / 20)               /* vCPUs, for a stop */
 
 #define LONG_NS     (TIMEOUT_NS / 20)               /* it was hard to get */
 #define HELD_MS     3000                            /* a command's own time */
@@ -50,14 +49,10 @@
 /* BQL */
 uint32_t blk_hold_timeout_ms = BLK_HOLD_DEFAULT_TIMEOUT_MS;
 
-/* Set once */
-void (*blk_hold_pause_vm)(bool pause);
-
 /* BQL */
 static unsigned int holders;    /* blk_hold_co_begin() without its end */
 static bool all_held;
 static bool vm_stops;           /* devices wait for their requests */
-static bool vm_paused;          /* it may stop soon */
 static QEMUTimer *timer;        /* lets go by itself */
 static int64_t others_rest_ns;  /* not before then are they held again */
 static int64_t keep_ns;         /* until then they are not let go at once */
@@ -68,8 +63,6 @@ typedef struct HoldView {
     unsigned int others;        /* disks like it */
     BlkNodeLoad node;           /* somebody else's requests, if no disk does */
     unsigned int epoch;         /* of the latest that count; 0: all, no names */
-
-    unsigned int abandoned;     /* of all disks */
 
     /* Of all that was looked at; no change means no progress */
     uint64_t ended;
@@ -108,7 +101,6 @@ static bool hold_look(HoldView *v, bool held)
         if (!load.in_flight) {
             continue;
         }
-        v->abandoned += load.abandoned;
         issued += load.issued;
         slow += load.slow;
         v->others += v->disk.in_flight;
@@ -349,26 +341,11 @@ static void hold_arm_timer(int ms)
     timer_mod(timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + ms);
 }
 
-static void hold_pause_vm(void *opaque)
-{
-    vm_paused = true;
-    blk_hold_pause_vm(true);
-}
-
-static void hold_resume_vm(void *opaque)
-{
-    if (vm_paused) {
-        vm_paused = false;
-        blk_hold_pause_vm(false);
-    }
-}
-
 void blk_hold_end(bool failed)
 {
     GLOBAL_STATE_CODE();
     assert(holders);
 
-    hold_resume_vm(NULL);
     blk_cancel_end_errors(failed);
     if (--holders) {
         return;
@@ -465,7 +442,6 @@ static void hold_begin_flush(void *opaque)
 typedef struct HoldTry {
     HoldView view;
     int64_t deadline;
-    int64_t pause_end;          /* by when vCPUs run again */
     bool flushes;               /* what is under way are flushes */
     bool hangs;                 /* it has failed for want of progress */
 } HoldTry;
@@ -492,9 +468,6 @@ static bool coroutine_fn hold_co_wait(HoldTry *t, bool held, int64_t end)
                    (slow && now >= t->deadline);
         if (t->hangs || now >= end) {
             return false;
-        }
-        if (vm_paused && now >= t->pause_end) {
-            hold_co_run(hold_resume_vm, NULL);
         }
         qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, POLL_NS);
         if (!held && !all_held) {
@@ -564,19 +537,14 @@ static int64_t coroutine_fn hold_co_spare_others(HoldTry *t)
     return MIN(t->deadline, get_clock() + OTHERS_NS);
 }
 
-static bool coroutine_fn hold_co_all(HoldTry *t, unsigned int flags)
+static bool coroutine_fn hold_co_all(HoldTry *t, bool flush)
 {
     int64_t end = hold_co_spare_others(t);
     bool ok;
 
-    if ((flags & BLK_HOLD_STOP) && blk_hold_pause_vm && !t->view.abandoned) {
-        /* All that the guest asks for now would have to end before the stop */
-        t->pause_end = get_clock() + PAUSE_NS;
-        hold_co_run(hold_pause_vm, NULL);
-    }
     hold_co_run(hold_all, NULL);
     ok = hold_co_wait(t, false, end);
-    if (ok && (flags & BLK_HOLD_FLUSH)) {
+    if (ok && flush) {
         hold_co_run(hold_begin_flush, NULL);
         t->flushes = true;
         ok = hold_co_wait(t, false, end);
@@ -617,7 +585,7 @@ static char *coroutine_fn hold_co_begin(unsigned int flags)
     begin = get_clock();
     t.deadline = begin + TIMEOUT_NS;
     t.view.epoch = hold_next_epoch();
-    if (hold_co_suspects(&t) && hold_co_all(&t, flags)) {
+    if (hold_co_suspects(&t) && hold_co_all(&t, flags & BLK_HOLD_FLUSH)) {
         hold_arm_timer(HELD_MS);
         if (get_clock() - begin >= LONG_NS) {
             keep_ns = 2 * get_clock() - begin;

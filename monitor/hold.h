@@ -13,7 +13,7 @@
 
 /* Declared by a feature in the QAPI schema, or a flag in hmp-commands.hx */
 #define HOLD_DRAIN  BLK_HOLD_ASK                    /* drain, 'd' */
-#define HOLD_STOP   (BLK_HOLD_STOP | BLK_HOLD_FLUSH) /* drain-stop, 's' */
+#define HOLD_STOP   BLK_HOLD_FLUSH                  /* drain-stop, 's' */
 #define HOLD_FLUSH  (BLK_HOLD_ASK | BLK_HOLD_FLUSH) /* drain-flush, 'f' */
 
 /* For drain-disk and 'k': what a command with these arguments needs, or 0. */

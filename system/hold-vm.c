@@ -70,24 +70,6 @@ static void hold_vm_halt(RunState state, bool send_stop)
     }
 }
 
-/* The VM may be about to stop: for the commands that do that */
-static void hold_vm_pause(bool pause)
-{
-    if (!runstate_is_running()) {
-        return;
-    }
-    if (pause) {
-        pause_all_vcpus();
-    } else {
-        resume_all_vcpus();
-    }
-}
-
-static void __attribute__((constructor)) hold_vm_init(void)
-{
-    blk_hold_pause_vm = hold_vm_pause;
-}
-
 void hold_vm_tell_devices(void)
 {
     if (vm.halted) {

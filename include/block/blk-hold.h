@@ -30,18 +30,11 @@
  */
 extern uint32_t blk_hold_timeout_ms;
 
-/*
- * Have vCPUs stand still, or go on if the VM runs; NULL if there are none.
- * Context: main loop, BQL held.
- */
-extern void (*blk_hold_pause_vm)(bool pause);
-
 /* What a command that has nothing to wait for does then */
 typedef enum BlkHoldFlags {
     BLK_HOLD_FLUSH = 1,         /* it flushes disks: have it done */
     BLK_HOLD_ASK = 2,           /* it changes the graph, and with it locks */
     BLK_HOLD_SURE = 4,          /* it cannot go on if one does not answer */
-    BLK_HOLD_STOP = 8,          /* it stops the VM */
 } BlkHoldFlags;
 
 /*
@@ -69,15 +62,12 @@ bool blk_hold_check(const char *what, Error **errp);
  * BLK_HOLD_FLUSH each of the BlockBackends is flushed as well, which leaves the
  * command's own flush nothing to do.  With BLK_HOLD_ASK those that are idle are
  * asked before whether they answer: whoever changes the permissions of one that
- * does not has no need to wait, and gets an error.  With BLK_HOLD_STOP vCPUs
- * stand still, for a twentieth of blk_hold_timeout_ms at most, and only if
- * nothing is abandoned: all that the guest would ask for meanwhile the stop
- * would have to wait for.
+ * does not has no need to wait, and gets an error.
  *
- * Otherwise vCPUs, guest and monitors go on meanwhile, and after a failure
- * everything is as before.  A flush that hangs is abandoned.  What has been
- * found to hang is known from then on: as long as it is there this fails at
- * once, and holds nothing.
+ * vCPUs, guest and monitors go on meanwhile, and after a failure everything is
+ * as before.  A flush that hangs is abandoned.  What has been found to hang is
+ * known from then on: as long as it is there this fails at once, and holds
+ * nothing.
  *
  * The disks are let go by themselves three seconds after this has returned, so
  * that nobody waits for long who needs a request that waits, and when the VM

@@ -13,20 +13,15 @@ import pytest
 
 from checks import (IO_TIMEOUT, LATEST, assert_timed_out, load,
                     seeds, store)
-from harness import sides
 from harness.guest import SHUTDOWN, WAITS, Disk
 from harness.patterns import BLOCK
 from harness.process import wait_until
 from harness.qmp import QMPError
 from harness.rig import MAX_SILENCE
-from harness.servers import SIZE
 
 # What a command says that would wait.
 HANGS = "would wait for storage that hangs"
 WAITS_FOR_STORAGE = "waits for storage that hangs"
-
-# A request that waits because its disk is held, in the trace
-PARKED = r"blk_cancel_wait .* where 0 .*"
 
 # Tell the host of a panic, by the only register of a PCI device
 PANIC = ("cd $(dirname $(grep -l 0x0011 /sys/bus/pci/devices/*/device)); "
@@ -146,28 +141,3 @@ class TestLifecycle:
         server.resume()
         assert guest.wait_exit(LATEST) == 0
         assert seeds(server.images["disk"], BLOCK) <= {1, 2, 4}
-
-
-@pytest.mark.usefixtures("need_fuse")
-def test_stop_slow(rig):
-    """A stop waits for what slow storage has under way, and for nothing that
-    the guest asks for when that ends: its vCPUs stand still."""
-    server = rig.hold_fs()
-    guest = rig.boot(Disk("disk", server.blockdev("io_uring")), io_timeout=30)
-    writes = sides.Load(guest, "disk", 0)
-    server.rule("rw", 0, SIZE, "delay", 500)
-    parked = []
-    for _ in range(4):
-        wait_until(lambda: writes.waits() > 0.1, "requests to be under way")
-        before = len(guest.traces(PARKED))
-        guest.qmp.command("stop")
-        parked.append(len(guest.traces(PARKED)) - before)
-        guest.qmp.command("cont")
-        writes.wait_turn()
-    # One that it has just sent may come late
-    assert sum(map(bool, parked)) <= 1, parked
-    server.resume()
-    writes.stop()
-    writes.join(LATEST)
-    writes.verify()
-    assert not writes.errors
