@@ -464,3 +464,44 @@ void fuzz_settle(QTestState *s, bool (*idle)(void))
     main_loop_wait(true);
     fuzz_disk_reset();
 }
+
+/*
+ * Operations that are the same for all devices
+ */
+
+void fuzz_op_run(FuzzInput *in)
+{
+    fuzz_run(1 + fuzz_byte(in) % 64);
+}
+
+void fuzz_op_plan(FuzzInput *in)
+{
+    fuzz_disk_plan(fuzz_byte(in));
+}
+
+void fuzz_op_default(FuzzInput *in)
+{
+    fuzz_disk_default(fuzz_byte(in));
+}
+
+void fuzz_op_release(FuzzInput *in)
+{
+    uint8_t index = fuzz_byte(in);
+
+    fuzz_disk_release(index, fuzz_byte(in));
+}
+
+void fuzz_op_release_all(FuzzInput *in)
+{
+    fuzz_disk_release_all();
+}
+
+void fuzz_op_stop_cont(FuzzInput *in)
+{
+    fuzz_stop_cont();
+}
+
+void fuzz_op_drain(FuzzInput *in)
+{
+    fuzz_drain(fuzz_byte(in) & 1);
+}

@@ -141,4 +141,15 @@ void fuzz_drain(bool begin);
 /* Everything ends: storage, drained section, throttling. */
 void fuzz_settle(QTestState *s, bool (*idle)(void));
 
+/*
+ * Operations that are the same for all devices
+ */
+void fuzz_op_run(FuzzInput *in);
+void fuzz_op_plan(FuzzInput *in);
+void fuzz_op_default(FuzzInput *in);
+void fuzz_op_release(FuzzInput *in);
+void fuzz_op_release_all(FuzzInput *in);
+void fuzz_op_stop_cont(FuzzInput *in);
+void fuzz_op_drain(FuzzInput *in);
+
 #endif

@@ -311,38 +311,9 @@ static void op_send_all(FuzzInput *in)
     fuzz_run(fuzz_byte(in));
 }
 
-static void op_run(FuzzInput *in)
-{
-    fuzz_run(1 + fuzz_byte(in) % 64);
-}
-
 static void op_reap(FuzzInput *in)
 {
     fv_reap(v);
-}
-
-/* Storage */
-
-static void op_plan(FuzzInput *in)
-{
-    fuzz_disk_plan(fuzz_byte(in));
-}
-
-static void op_default(FuzzInput *in)
-{
-    fuzz_disk_default(fuzz_byte(in));
-}
-
-static void op_release(FuzzInput *in)
-{
-    uint8_t index = fuzz_byte(in);
-
-    fuzz_disk_release(index, fuzz_byte(in));
-}
-
-static void op_release_all(FuzzInput *in)
-{
-    fuzz_disk_release_all();
 }
 
 /* Resets, and what the host does */
@@ -396,16 +367,6 @@ static void op_bus_master(FuzzInput *in)
     fv_write(v, VIRTIO_PCI_COMMON_STATUS, 0xf, 1);
 }
 
-static void op_stop_cont(FuzzInput *in)
-{
-    fuzz_stop_cont();
-}
-
-static void op_drain(FuzzInput *in)
-{
-    fuzz_drain(fuzz_byte(in) & 1);
-}
-
 static void op_clock(FuzzInput *in)
 {
     qtest_clock_step(v->qts, (1 + fuzz_byte(in)) * SCALE_MS);
@@ -446,9 +407,10 @@ static void op_write_slot(FuzzInput *in)
 
 static void (*const ops[])(FuzzInput *in) = {
     op_request, op_request, op_request, op_cancel, op_cancel, op_send_all,
-    op_kick, op_run, op_plan, op_default, op_release, op_release_all, op_reap,
-    op_reset, op_queue_reset, op_flr, op_bus_master, op_stop_cont, op_drain,
-    op_clock, op_evil_request, op_write_register, op_write_ring, op_write_slot,
+    op_kick, fuzz_op_run, fuzz_op_plan, fuzz_op_default, fuzz_op_release,
+    fuzz_op_release_all, op_reap, op_reset, op_queue_reset, op_flr,
+    op_bus_master, fuzz_op_stop_cont, fuzz_op_drain, op_clock, op_evil_request,
+    op_write_register, op_write_ring, op_write_slot,
 };
 
 static bool blk_idle(void)

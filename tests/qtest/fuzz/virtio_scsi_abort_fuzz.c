@@ -296,38 +296,9 @@ static void op_send_all(FuzzInput *in)
     fuzz_run(fuzz_byte(in));
 }
 
-static void op_run(FuzzInput *in)
-{
-    fuzz_run(1 + fuzz_byte(in) % 64);
-}
-
 static void op_reap(FuzzInput *in)
 {
     fv_reap(v);
-}
-
-/* Storage */
-
-static void op_plan(FuzzInput *in)
-{
-    fuzz_disk_plan(fuzz_byte(in));
-}
-
-static void op_default(FuzzInput *in)
-{
-    fuzz_disk_default(fuzz_byte(in));
-}
-
-static void op_release(FuzzInput *in)
-{
-    uint8_t index = fuzz_byte(in);
-
-    fuzz_disk_release(index, fuzz_byte(in));
-}
-
-static void op_release_all(FuzzInput *in)
-{
-    fuzz_disk_release_all();
 }
 
 /* Resets, and what the host does */
@@ -370,16 +341,6 @@ static void op_flr(FuzzInput *in)
     start(fuzz_byte(in));
 }
 
-static void op_stop_cont(FuzzInput *in)
-{
-    fuzz_stop_cont();
-}
-
-static void op_drain(FuzzInput *in)
-{
-    fuzz_drain(fuzz_byte(in) & 1);
-}
-
 /* Anything */
 
 static void op_write_register(FuzzInput *in)
@@ -415,9 +376,10 @@ static void op_write_slot(FuzzInput *in)
 
 static void (*const ops[])(FuzzInput *in) = {
     op_command, op_command, op_command, op_tmf, op_tmf, op_send_all, op_kick,
-    op_run, op_plan, op_default, op_release, op_release_all, op_reap, op_reset,
-    op_flr, op_stop_cont, op_drain, op_any_command, op_evil_command,
-    op_write_register, op_write_ring, op_write_slot,
+    fuzz_op_run, fuzz_op_plan, fuzz_op_default, fuzz_op_release,
+    fuzz_op_release_all, op_reap, op_reset, op_flr, fuzz_op_stop_cont,
+    fuzz_op_drain, op_any_command, op_evil_command, op_write_register,
+    op_write_ring, op_write_slot,
 };
 
 static bool scsi_idle(void)
