@@ -212,16 +212,15 @@ class Soak:
             image = make_image(self.rig.directory / "spare")
             qmp.command("blockdev-add", driver="file", filename=str(image),
                         **{"node-name": "spare"})
+        before = qmp.deleted("new")
         qmp.command("device_add", id="new", bus="above", drive="spare",
                     driver="virtio-blk-pci", cancel="on")
         wait_until(lambda: self.guest.run(
             "ls /sys/bus/pci/devices | grep ^0000:01 || :"),
             "the guest to see the disk", CALM)
         qmp.command("device_del", id="new")
-        wait_until(lambda: not any(
-            child["name"] == "new" for child in
-            qmp.command("qom-list", path="/machine/peripheral")),
-            "the disk to go", CALM)
+        wait_until(lambda: qmp.deleted("new") > before, "the disk to go",
+                   CALM)
 
     def migrate(self):
         """The machine is written to a file, and goes on."""

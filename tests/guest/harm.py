@@ -114,21 +114,17 @@ def add_node(side):
     side.guest.qmp.command("blockdev-del", **{"node-name": "null"})
 
 
-def plugged(side):
-    """Whether there is a device in the slot, as QEMU sees it."""
-    return any(child["name"] == "new" for child in side.guest.qmp.command(
-        "qom-list", path="/machine/peripheral"))
-
-
 def plug(side, **device):
     """A device comes, and goes."""
     qmp = side.guest.qmp
+    before = qmp.deleted("new")
     qmp.command("device_add", id="new", bus="above", **device)
     wait_until(lambda: side.guest.run(
         "ls /sys/bus/pci/devices | grep ^0000:01 || :"),
         "the guest to see the device", sides.LIMIT)
     qmp.command("device_del", id="new")
-    wait_until(lambda: not plugged(side), "the device to go", sides.LIMIT)
+    wait_until(lambda: qmp.deleted("new") > before, "the device to go",
+               sides.LIMIT)
 
 
 def plug_device(side):

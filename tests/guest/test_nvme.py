@@ -4,8 +4,8 @@
 import pytest
 
 from checks import LATEST, assert_fine, seeds
-from harness.nvme import (ABORTED, ABORTS, DISABLED, PCI, RESETS, TAKEN_BACK,
-                          NvmeDisk, NvmeGuest)
+from harness.nvme import (ABORTED, ABORTS, ADMIN_TAGS, DISABLED, DROPPED, LEFT,
+                          PCI, RESETS, TAKEN_BACK, NvmeDisk, NvmeGuest)
 from harness.patterns import BLOCK
 from harness.process import wait_until
 
@@ -57,8 +57,13 @@ def test_abort(rig):
 
 @pytest.mark.parametrize("count", [64, 256])
 def test_many(rig, count):
-    """Commands that time out together are all aborted the first time, or the
-    second: the controller takes as many Aborts as the driver can send."""
+    """Commands that time out together are all back the first time, or the
+    second: the controller takes as many Aborts as the driver can send.
+
+    A driver whose admin queue is full, since QEMU has had no time for it, never
+    sends the Abort of that command, and resets the controller instead: that
+    takes back what is left, and does not wait either.
+    """
     server = rig.nbdkit("disk")
     guest, disk = boot(rig, server, IO_TIMEOUT, max_retries=0)
     with rig.alive():
@@ -67,8 +72,11 @@ def test_many(rig, count):
         assert_aborted(results)
         assert all(r.seconds < 3 * IO_TIMEOUT for r in results), results
         # By QEMU's count: the kernel's log is late, or too long for a console
-        assert len(guest.traces(TAKEN_BACK)) == count
-        assert not disk.said(RESETS)
+        aborted = len(guest.traces(TAKEN_BACK))
+        assert aborted >= min(count, ADMIN_TAGS)
+        assert aborted + sum(map(int, guest.traces(DROPPED))) == count
+        assert not guest.traces(LEFT)
+        assert aborted < count or not disk.said(RESETS)
         server.resume()
     assert_fine(disk.io("read").results())
 

@@ -19,7 +19,13 @@ RESETS = re.compile(r"nvme nvme0: .*reset controller|resetting controller")
 # Lines of QEMU's trace log
 TRACES = "pci_nvme_cancel*"
 TAKEN_BACK = r"pci_nvme_cancel_abort .*: aborted$"
+LEFT = r"pci_nvme_cancel_abort .*: (?!aborted$)"
+DROPPED = r"pci_nvme_cancel_drop .*: (\d+) dropped"
 DISABLED = r"pci_nvme_cancel_drop sqid 0: .*"
+
+
+# Aborts that its driver can have under way: the tags of its admin queue
+ADMIN_TAGS = 30
 
 
 @dataclass

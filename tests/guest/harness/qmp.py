@@ -20,6 +20,7 @@ class QMP:
         self._socket.connect(str(path))
         self._input = self._socket.makefile("r", encoding="utf-8")
         self._lock = threading.Lock()
+        self._deleted = []                  # under lock
         self._input.readline()              # the greeting
         self.command("qmp_capabilities")
 
@@ -35,8 +36,16 @@ class QMP:
                 reply = json.loads(line)
                 if "error" in reply:
                     raise QMPError(f"{name}: {reply['error']['desc']}")
-                if "return" in reply:       # else it is an event
+                if "return" in reply:
                     return reply["return"]
+                if reply.get("event") == "DEVICE_DELETED":
+                    self._deleted.append(reply["data"].get("device"))
+
+    def deleted(self, device):
+        """How many devices of this name are gone, with all that they used."""
+        self.command("query-status")        # reads what events there are
+        with self._lock:
+            return self._deleted.count(device)
 
     def close(self):
         """Close the connection; a blocked command() in a thread ends too."""
