@@ -6,6 +6,8 @@ import socket
 import threading
 import time
 
+from . import process
+
 
 class QMPError(Exception):
     """QEMU answered a command with an error."""
@@ -17,12 +19,19 @@ class QMP:
     def __init__(self, path, timeout=120):
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.settimeout(timeout)
-        self._socket.connect(str(path))
+        process.wait_until(lambda: self._connect(path), "a monitor to listen")
         self._input = self._socket.makefile("r", encoding="utf-8")
         self._lock = threading.Lock()
         self._deleted = []                  # under lock
         self._input.readline()              # the greeting
         self.command("qmp_capabilities")
+
+    def _connect(self, path):
+        try:
+            self._socket.connect(str(path))
+        except ConnectionRefusedError:      # bound, and does not listen yet
+            return False
+        return True
 
     def command(self, name, /, **arguments):
         """Execute a command and return what it returns."""
