@@ -152,6 +152,12 @@ install: setup
 uninstall:
 	@scripts/install --build-dir $(BUILD) --prefix='$(PREFIX)' --destdir='$(DESTDIR)' --uninstall
 
+# Debian packages: the distribution's own, with this in it, in $(BUILD)/deb.
+.PHONY: deb deb-source
+deb deb-source: setup
+	@scripts/install-deps --deb
+	@scripts/deb --build-dir $(BUILD) $(if $(filter deb,$@),binary,source)
+
 spec:
 	@scripts/install-deps --spec
 	@spec-proposal/build $(VIRTIO_SPEC:%=--virtio-spec=%) $(BUILD)/spec
@@ -211,6 +217,9 @@ help:
 	@echo '                  make bench-short: part of it, in two'
 	@echo 'make install      install it with its manual; PREFIX=/usr/local, DESTDIR='
 	@echo 'make uninstall    remove what make install has installed'
+	@echo 'make deb          Debian packages that take the place of the distribution'"'"'s'
+	@echo '                  qemu-system-x86, in an hour; make deb-source: the'
+	@echo '                  source package; both in $(BUILD)/deb'
 	@echo 'make demo         show what happens to a hung read, with CANCEL and without'
 	@echo 'make docs         build QEMU'"'"'s manual with our pages, as HTML'
 	@echo 'make spec         build the proposal for the specification, PDF and HTML;'
