@@ -165,7 +165,7 @@ spec:
 hooks-write hooks-check:
 	@scripts/hooks $(@:hooks-%=%) --build-dir $(BUILD)
 
-# The core as patches to mail, against the newest QEMU that Debian serves, in
+# Series of patches to mail, against the newest QEMU that Debian serves, in
 # $(BUILD)-newest/series; check-series builds and tests each of them.
 .PHONY: series check-series
 series check-series: setup-packages
@@ -226,7 +226,7 @@ help:
 	@echo '                  VIRTIO_SPEC=DIR: as a part of the specification in DIR'
 	@echo 'make hooks-write  bring edits in $(BUILD)/src back into the hooks'
 	@echo 'make hooks-check  fail if $(BUILD)/src and the hooks differ'
-	@echo 'make series       write the core as patches that can be mailed; they are'
+	@echo 'make series       write series of patches that can be mailed; they are'
 	@echo '                  against the newest QEMU, in $(BUILD)-newest/series'
 	@echo 'make check-series build and test each of them'
 	@echo 'make clean        remove what was built'
