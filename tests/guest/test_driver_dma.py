@@ -34,6 +34,12 @@ def boot(rig, way):
     return server, guest
 
 
+def assert_understood(guest):
+    """The device has understood every CANCEL, the first as well: nobody had to
+    ask again."""
+    assert not [line for line in guest.kernel_log() if "CANCEL" in line]
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_cancel(rig, way):
     """Requests come back, one or many, and nothing arrives late."""
@@ -41,6 +47,7 @@ def test_cancel(rig, way):
     store(guest, "disk", seed=1, offset=FAR)
     check_read(rig, server, guest)
     check_many(rig, server, guest, 64)
+    assert_understood(guest)
 
 
 def test_full_pool(rig):
@@ -57,3 +64,4 @@ def test_full_pool(rig):
         assert_timed_out(io.results(200))
     server.resume()
     assert load(guest, "disk") == 1
+    assert_understood(guest)
