@@ -7,6 +7,7 @@ at once, so that one outage tests all.  What takes longer, and Ceph, is for
 """
 
 import os
+import threading
 import time
 
 import pytest
@@ -26,6 +27,8 @@ KINDS = {**QUICK, "rbd": network.Ceph}
 # A server has two seconds to answer what opens or closes a connection, and
 # that for each of them here, with all of QEMU waiting.
 SILENCE = 8
+# What has another size only by asking its server, in a thread
+RESIZE_WAITS = ("rbd", "ssh")
 
 long = pytest.mark.skipif(not ALL, reason="make check-storage has it")
 
@@ -221,6 +224,68 @@ def test_idle(rig, kinds):
                                       "node-name": f"late-{k}"}),
             f"{kind} to be opened", LATEST)
         guest.qmp.command("blockdev-del", **{"node-name": f"late-{kind}"})
+
+
+class Resize(threading.Thread):
+    """block_resize of a disk's node, on its way."""
+
+    def __init__(self, guest, kind):
+        super().__init__(daemon=True)
+        self.guest, self.kind = guest, kind
+        self.refused = None                 # set at its end
+        self.start()
+
+    def run(self):
+        self.refused = refused(
+            self.guest, "block_resize", size=network.SIZE + (1 << 20),
+            **{"node-name": f"node-{self.kind}"})
+
+    def wait(self):
+        """Wait for its end."""
+        wait_until(lambda: not self.is_alive(), f"{self.kind}'s resize",
+                   LATEST)
+
+
+def test_resize(rig, kinds):
+    """Idle servers hang, and a disk is to be another size.
+
+    It is refused, or waits for the server; guest and monitor run on.
+    """
+    site = Site(rig, kinds)
+    guest, done = site.guest, []
+    site.hang()
+    for kind, server in site.servers.items():
+        with rig.alive(SILENCE):
+            resize = Resize(guest, kind)
+            if kind in RESIZE_WAITS:
+                # Others go on; the disk itself takes nothing until it is over
+                assert all(load(guest, other) == 1 for other in done)
+                assert resize.is_alive(), kind
+            else:
+                resize.wait()
+                assert resize.refused, kind
+                assert_timed_out(guest.io(kind, "read").results(LATEST))
+            server.resume()
+        resize.wait()
+        wait_until(lambda k=kind: site.works(k), f"{kind} to work again",
+                   LATEST * 2)
+        done.append(kind)
+
+
+@pytest.mark.parametrize("kind", ["iscsi", "ssh"])
+def test_resize_control(rig, kind):
+    """Without cancel= everything waits for the server."""
+    network_kind(kind)
+    site = Site(rig, [kind], cancel=False)
+    site.hang()
+    site.guest.monitor.longest_stall()
+    resize = Resize(site.guest, kind)
+    wait_until(lambda: site.guest.monitor.silent_for() > SILENCE,
+               "the monitor to fall silent", LATEST)
+    assert resize.is_alive()
+    site.resume()
+    resize.wait()
+    site.all_work()
 
 
 @long
