@@ -280,8 +280,11 @@ static void test_beside(const void *base)
 
 /*
  * Another HBA, without DMA of its own: am53c974.  It cancels a command, and
- * waits for that, when the driver selects the disk anew.
+ * waits for that, when the driver aborts what its DMA engine does.
  */
+
+#define ESP_DMA_COMMAND     0x40
+#define ESP_DMA_ABORT       2
 
 typedef struct Esp {
     Vbc *v;
@@ -302,7 +305,7 @@ static uint8_t esp_read(Esp *e, unsigned int reg)
 /* Select the disk and send it a CDB of six or ten bytes. */
 static void esp_send(Esp *e, const uint8_t *cdb, unsigned int len)
 {
-    esp_write(e, 3, 0x01);                  /* flush the FIFO */
+    esp_write(e, 3, 0x02);                  /* reset: none is selected now */
     esp_write(e, 4, 0);                     /* target */
     for (unsigned int i = 0; i < len; i++) {
         esp_write(e, 2, cdb[i]);
@@ -347,7 +350,7 @@ static void test_esp(void)
         esp_send(&e, read, sizeof(read));
         esp_read(&e, 5);
         if (i < 2) {
-            esp_send(&e, ready, sizeof(ready));
+            qpci_io_writel(e.dev, e.bar, ESP_DMA_COMMAND, ESP_DMA_ABORT);
         } else {
             qtest_qmp_assert_success(e.v->qts, "{'execute': 'system_reset'}");
             qtest_qmp_eventwait(e.v->qts, "RESET");
