@@ -19,26 +19,32 @@
 #include "monitor/hmp.h"
 #include "hold.h"
 
+/* The QMP command of the same name: "eject", "block_stream|..." */
+static const QmpCommand *hold_hmp_find_qmp(const HMPCommand *cmd)
+{
+    g_autofree char *name = g_strndup(cmd->name, strcspn(cmd->name, "|"));
+    const QmpCommand *qmp = qmp_find_command(&qmp_commands, name);
+
+    return qmp ?: qmp_find_command(&qmp_commands, g_strdelimit(name, "_", '-'));
+}
+
 static unsigned int hold_hmp_line(const char *line)
 {
     g_autoptr(QDict) args = NULL;
     MonitorHMP quiet = {};      /* what is wrong is said when it is executed */
     const HMPCommand *cmd;
+    const QmpCommand *qmp;
     unsigned int need = 0;
 
     monitor_data_init(&quiet.common, false, true, false);
     cmd = monitor_parse_command(&quiet, line, &line, hmp_cmds);
-    if (cmd && cmd->flags) {
-        if (strchr(cmd->flags, 'f')) {
-            need = HOLD_FLUSH;
-        } else if (strchr(cmd->flags, 'd')) {
-            need = HOLD_DRAIN;
-        } else if (strchr(cmd->flags, 's')) {
-            need = HOLD_STOP;
-        } else if (strchr(cmd->flags, 'k')) {
-            args = monitor_parse_arguments(&quiet.common, &line, cmd);
-            need = args ? hold_by_args(args) : 0;
-        }
+    qmp = cmd ? hold_hmp_find_qmp(cmd) : NULL;
+    if (qmp && qmp->features) {
+        args = monitor_parse_arguments(&quiet.common, &line, cmd);
+        need = hold_by_features(qmp, args);
+    } else if (cmd && cmd->flags) {
+        need = strchr(cmd->flags, 'f') ? HOLD_FLUSH :
+               strchr(cmd->flags, 'd') ? HOLD_DRAIN : 0;
     }
     monitor_data_destroy(&quiet.common);
     return need;

@@ -41,7 +41,7 @@ static bool hold_is_prepared(const char *drive)
     return blk && blk_bs(blk) && !blk_get_attached_dev(blk);
 }
 
-unsigned int hold_by_args(const QDict *args)
+static unsigned int hold_by_args(const QDict *args)
 {
     const char *drive = qdict_get_try_str(args, "drive");
     const char *line = qdict_get_try_str(args, "command-line");
@@ -75,10 +75,8 @@ static const QmpCommand *hold_find_command(const QmpCommandList *cmds,
     return name ? qmp_find_command(cmds, name) : NULL;
 }
 
-static unsigned int hold_by_request(const QmpCommand *cmd, const QDict *req)
+unsigned int hold_by_features(const QmpCommand *cmd, const QDict *args)
 {
-    const QDict *args = qobject_to(QDict, qdict_get(req, "arguments"));
-
     if (cmd->features & BIT_ULL(QAPI_FEATURE_DRAIN_FLUSH)) {
         return HOLD_FLUSH;
     }
@@ -88,7 +86,10 @@ static unsigned int hold_by_request(const QmpCommand *cmd, const QDict *req)
     if (cmd->features & BIT_ULL(QAPI_FEATURE_DRAIN_STOP)) {
         return HOLD_STOP;
     }
-    return args ? hold_by_args(args) : 0;
+    if (cmd->features & BIT_ULL(QAPI_FEATURE_DRAIN_DISK)) {
+        return args ? hold_by_args(args) : 0;
+    }
+    return 0;
 }
 
 static void coroutine_fn hold_co_ask_name(const char *name)
@@ -159,7 +160,7 @@ QDict *coroutine_mixed_fn hold_qmp_dispatch(const QmpCommandList *cmds,
     /* Another client may have come meanwhile, and not negotiated */
     cmd = container_of(mon, MonitorQMP, common)->held
           ? hold_find_command(cmds, req) : NULL;
-    need = cmd ? hold_by_request(cmd, req) : 0;
+    need = cmd ? hold_by_features(cmd, qdict_get_qdict(req, "arguments")) : 0;
     if (!need) {
         return hold_qmp_co_execute(cmds, request, allow_oob, mon);
     }

@@ -11,13 +11,21 @@
 #include "block/blk-hold.h"
 #include "qapi/qmp-registry.h"
 
-/* Declared by a feature in the QAPI schema, or a flag in hmp-commands.hx */
+/*
+ * Declared by a feature in the QAPI schema; a command of the human monitor has
+ * that of the QMP command of its name, or a flag in hmp-commands.hx
+ */
 #define HOLD_DRAIN  BLK_HOLD_ASK                    /* drain, 'd' */
-#define HOLD_STOP   BLK_HOLD_FLUSH                  /* drain-stop, 's' */
+#define HOLD_STOP   BLK_HOLD_FLUSH                  /* drain-stop */
 #define HOLD_FLUSH  (BLK_HOLD_ASK | BLK_HOLD_FLUSH) /* drain-flush, 'f' */
 
-/* For drain-disk and 'k': what a command with these arguments needs, or 0. */
-unsigned int hold_by_args(const QDict *args);
+/*
+ * hold_by_features:
+ * @args: its arguments, or NULL; asked for drain-disk
+ *
+ * Returns: what @cmd needs, or 0
+ */
+unsigned int hold_by_features(const QmpCommand *cmd, const QDict *args);
 
 /* Of a whole line of the human monitor; NULL if there is none. */
 extern unsigned int (*hold_by_line)(const char *line);
