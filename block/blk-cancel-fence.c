@@ -283,12 +283,12 @@ void coroutine_fn blk_cancel_co_pass_fence(BlkCancel *d, BlkCancelWaiter *w)
     }
 }
 
-void coroutine_fn blk_cancel_co_wait_fence(BlkCancel *d, int64_t offset,
+void coroutine_fn blk_cancel_co_wait_fence(BlkCancel *const *d, int64_t offset,
                                            int64_t bytes)
 {
     BlkCancelWaiter w = { .offset = offset, .bytes = bytes };
 
-    blk_cancel_co_pass_fence(d, &w);
+    blk_cancel_co_pass_fence(*d, &w);
 }
 
 static bool fences(BlkCancelReq *r)

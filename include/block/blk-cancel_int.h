@@ -74,21 +74,21 @@ BlockAIOCB *blk_cancel_aio_zone_append(BlkCancel *d, int64_t *offset,
                                        BdrvRequestFlags flags,
                                        BlockCompletionFunc *cb, void *opaque);
 
-void coroutine_fn blk_cancel_co_wait_fence(BlkCancel *d, int64_t offset,
+void coroutine_fn blk_cancel_co_wait_fence(BlkCancel *const *d, int64_t offset,
                                            int64_t bytes);
 
 /*
  * blk_cancel_co_fence:
- * @d: the engine, or NULL
+ * @d: the engine, or NULL; by reference, so that without one nothing is loaded
  *
  * Wait until no abandoned request that changes the disk, and that was abandoned
  * before this call, overlaps the range.  To be called outside the graph lock
  * by each request that does not come through blk_cancel_aio().
  */
 static inline void coroutine_fn
-blk_cancel_co_fence(BlkCancel *d, int64_t offset, int64_t bytes)
+blk_cancel_co_fence(BlkCancel *const *d, int64_t offset, int64_t bytes)
 {
-    if (unlikely(d)) {
+    if (unlikely(*d)) {
         blk_cancel_co_wait_fence(d, offset, bytes);
     }
 }
