@@ -18,7 +18,6 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
-#include "qapi/qapi-events-block-hung.h"
 #include "qemu/cutils.h"
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"
@@ -44,7 +43,6 @@
 #define KEPT_MS     250                             /* for the next command */
 #define POLL_NS     (1 * SCALE_MS)
 #define RETRY_NS    (100 * SCALE_MS)
-#define WARN_NS     (30 * NANOSECONDS_PER_SECOND)
 
 /* BQL */
 uint32_t blk_hold_timeout_ms = BLK_HOLD_DEFAULT_TIMEOUT_MS;
@@ -399,7 +397,7 @@ static void hold_run_bh(void *opaque)
     aio_co_wake(run->co);
 }
 
-static void coroutine_fn hold_co_run(void (*fn)(void *opaque), void *opaque)
+void coroutine_fn blk_hold_co_run(void (*fn)(void *opaque), void *opaque)
 {
     HoldRun run = { fn, opaque, qemu_coroutine_self() };
 
@@ -472,7 +470,7 @@ static bool coroutine_fn hold_co_wait(HoldTry *t, bool held, int64_t end)
         qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, POLL_NS);
         if (!held && !all_held) {
             /* The VM has stopped meanwhile */
-            hold_co_run(hold_all, NULL);
+            blk_hold_co_run(hold_all, NULL);
         }
     }
     return true;
@@ -505,7 +503,7 @@ void coroutine_fn blk_hold_co_ask_file(const char *filename)
 static bool coroutine_fn hold_co_suspects(HoldTry *t)
 {
     while (hold_look_suspect(&t->view)) {
-        hold_co_run(hold_suspects, NULL);
+        blk_hold_co_run(hold_suspects, NULL);
         if (!hold_co_wait(t, true, t->deadline)) {
             return false;
         }
@@ -542,10 +540,10 @@ static bool coroutine_fn hold_co_all(HoldTry *t, bool flush)
     int64_t end = hold_co_spare_others(t);
     bool ok;
 
-    hold_co_run(hold_all, NULL);
+    blk_hold_co_run(hold_all, NULL);
     ok = hold_co_wait(t, false, end);
     if (ok && flush) {
-        hold_co_run(hold_begin_flush, NULL);
+        blk_hold_co_run(hold_begin_flush, NULL);
         t->flushes = true;
         ok = hold_co_wait(t, false, end);
     }
@@ -560,8 +558,7 @@ static void hold_reap(void *opaque)
     blk_orphan_reap();
 }
 
-/* Returns: NULL, or what stands in the way; nothing is held for it then */
-static char *coroutine_fn hold_co_begin(unsigned int flags)
+char *coroutine_fn blk_hold_co_try(unsigned int flags)
 {
     BlockDriverState *silent;
     HoldTry t = {};
@@ -593,7 +590,7 @@ static char *coroutine_fn hold_co_begin(unsigned int flags)
         blk_cancel_begin_errors();
         if (blk_orphan_any()) {
             /* Who comes next may want the image that an orphan still has */
-            hold_co_run(hold_reap, NULL);
+            blk_hold_co_run(hold_reap, NULL);
         }
         return NULL;
     }
@@ -611,137 +608,9 @@ bool coroutine_fn blk_hold_co_begin(const char *what, unsigned int flags,
     g_autofree char *why = NULL;
     GLOBAL_STATE_CODE();
 
-    why = hold_co_begin(flags);
+    why = blk_hold_co_try(flags);
     if (why) {
         hold_refuse(what, why, errp);
     }
     return !why;
-}
-
-/*
- * For those that cannot wait in a coroutine
- */
-
-typedef struct HoldBegin {
-    const char *what;
-    unsigned int flags;
-    Error **errp;
-    bool ok;
-    QemuSemaphore over;
-} HoldBegin;
-
-static void coroutine_fn hold_begin_entry(void *opaque)
-{
-    HoldBegin *b = opaque;
-
-    b->ok = blk_hold_co_begin(b->what, b->flags, b->errp);
-    qemu_sem_post(&b->over);
-}
-
-bool blk_hold_begin(const char *what, unsigned int flags, Error **errp)
-{
-    HoldBegin b = { .what = what, .flags = flags, .errp = errp };
-    GLOBAL_STATE_CODE();
-
-    qemu_sem_init(&b.over, 0);
-    aio_co_schedule(iohandler_get_aio_context(),
-                    qemu_coroutine_create(hold_begin_entry, &b));
-    bql_unlock();
-    qemu_sem_wait(&b.over);
-    bql_lock();
-    qemu_sem_destroy(&b.over);
-    return b.ok;
-}
-
-/*
- * For what cannot be refused
- */
-
-typedef struct HoldCall {
-    char *what;
-    unsigned int flags;
-    AioContext *ctx;            /* where the main loop runs @cb */
-    void (*cb)(void *opaque);
-    void *opaque;
-    QLIST_ENTRY(HoldCall) next;
-} HoldCall;
-
-/* BQL; those that have begun.  QEMU may end before they do. */
-static QLIST_HEAD(, HoldCall) calls = QLIST_HEAD_INITIALIZER(calls);
-
-static void hold_free_call(HoldCall *call)
-{
-    g_free(call->what);
-    g_free(call);
-}
-
-static void coroutine_fn hold_call_entry(void *opaque)
-{
-    HoldCall *call = opaque;
-    int64_t next_ns = 0;
-    char *why;
-
-    QLIST_INSERT_HEAD(&calls, call, next);
-    while ((why = hold_co_begin(call->flags))) {
-        if (get_clock() >= next_ns) {
-            next_ns = get_clock() + WARN_NS;
-            warn_report("'%s' waits for storage that hangs: %s", call->what,
-                        why);
-            qapi_event_send_block_hold_wait(call->what, why);
-        }
-        g_free(why);
-        qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, RETRY_NS);
-    }
-
-    hold_co_run(call->cb, call->opaque);
-    blk_hold_end(false);
-    QLIST_REMOVE(call, next);
-    hold_free_call(call);
-}
-
-/* Context: main loop; only here it is known whether it must wait */
-static void hold_schedule_bh(void *opaque)
-{
-    HoldCall *call = opaque;
-
-    if (blk_cancel_any()) {
-        aio_co_enter(call->ctx, qemu_coroutine_create(hold_call_entry, call));
-    } else {
-        call->cb(call->opaque);
-        hold_free_call(call);
-    }
-}
-
-static void hold_schedule(AioContext *ctx, const char *what, unsigned int flags,
-                          void (*cb)(void *opaque), void *opaque)
-{
-    HoldCall *call = g_new(HoldCall, 1);
-
-    *call = (HoldCall) {
-        .what = g_strdup(what),
-        .flags = flags,
-        .ctx = ctx,
-        .cb = cb,
-        .opaque = opaque,
-    };
-    aio_bh_schedule_oneshot(ctx, hold_schedule_bh, call);
-}
-
-void blk_hold_call(const char *what, unsigned int flags,
-                   void (*cb)(void *opaque), void *opaque)
-{
-    GLOBAL_STATE_CODE();
-
-    if (blk_cancel_any()) {
-        /* Nested event loops do not run what is in this context */
-        hold_schedule(iohandler_get_aio_context(), what, flags, cb, opaque);
-    } else {
-        cb(opaque);
-    }
-}
-
-void blk_hold_schedule(const char *what, void (*cb)(void *opaque),
-                       void *opaque)
-{
-    hold_schedule(qemu_get_aio_context(), what, BLK_HOLD_ASK, cb, opaque);
 }

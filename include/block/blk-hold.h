@@ -81,6 +81,23 @@ bool coroutine_fn blk_hold_co_begin(const char *what, unsigned int flags,
                                     Error **errp);
 
 /*
+ * blk_hold_co_try:
+ *
+ * As blk_hold_co_begin().
+ *
+ * Returns: NULL, or what stands in the way, to be freed: nothing is held then.
+ */
+char *coroutine_fn blk_hold_co_try(unsigned int flags);
+
+/*
+ * blk_hold_co_run:
+ *
+ * Call @fn outside the caller's coroutine, in its AioContext, and wait until it
+ * has returned.
+ */
+void coroutine_fn blk_hold_co_run(void (*fn)(void *opaque), void *opaque);
+
+/*
  * blk_hold_begin:
  *
  * As blk_hold_co_begin(), for another thread than the main loop's.
