@@ -312,3 +312,12 @@ bool scsi_cancel_stop(SCSIBus *bus)
     }
     return true;
 }
+
+void scsi_cancel_late(SCSIBus *bus)
+{
+    g_autoptr(GPtrArray) devs = scsi_cancel_devices(bus);
+
+    for (unsigned int i = 0; i < devs->len; i++) {
+        scsi_cancel_purge(SCSI_DEVICE(g_ptr_array_index(devs, i)));
+    }
+}

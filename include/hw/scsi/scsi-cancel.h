@@ -134,4 +134,15 @@ bool scsi_cancel_stop(SCSIBus *bus);
  */
 bool virtio_scsi_cancel_stop(struct VirtIOSCSI *s);
 
+/*
+ * scsi_cancel_late:
+ *
+ * The HBA of @bus is being reset: cancel what has come since its devices were.
+ * Of a PCI function or a machine, they are reset before the HBA is, and not
+ * once more with it; in between its queues are looked at for the last time.
+ *
+ * Context: main loop, BQL held.
+ */
+void scsi_cancel_late(SCSIBus *bus);
+
 #endif /* HW_SCSI_SCSI_CANCEL_H */
