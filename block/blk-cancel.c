@@ -356,6 +356,14 @@ bool blk_aio_was_canceled(BlockAIOCB *acb)
            container_of(acb, BlkCancelReq, common)->canceled;
 }
 
+bool blk_aio_waits(BlockAIOCB *acb)
+{
+    BlkCancelReq *r = container_of(acb, BlkCancelReq, common);
+
+    return acb->aiocb_info == &blk_cancel_aiocb_info &&
+           r->state <= BLK_CANCEL_WAITING && !blk_cancel_is_zone_op(r);
+}
+
 int64_t blk_aio_time_with_storage(BlockAIOCB *acb)
 {
     BlkCancelReq *r;

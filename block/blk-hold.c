@@ -54,11 +54,14 @@ static bool vm_stops;           /* devices wait for their requests */
 static QEMUTimer *timer;        /* lets go by itself */
 static int64_t others_rest_ns;  /* not before then are they held again */
 static int64_t keep_ns;         /* until then they are not let go at once */
+static NotifierList stop_notifiers =
+    NOTIFIER_LIST_INITIALIZER(stop_notifiers);
 
 /* What stands in the way */
 typedef struct HoldView {
     BlkCancelLoad disk;         /* .in_flight is false if none does */
     unsigned int others;        /* disks like it */
+    unsigned int disks;         /* all that were looked at */
     BlkNodeLoad node;           /* somebody else's requests, if no disk does */
     unsigned int epoch;         /* of the latest that count; 0: all, no names */
 
@@ -95,6 +98,7 @@ static bool hold_look(HoldView *v, bool held)
         if (held && !load.held) {
             continue;
         }
+        v->disks++;
         v->ended += load.ended;
         if (!load.in_flight) {
             continue;
@@ -361,10 +365,19 @@ bool blk_hold_is_on(void)
     return holders;
 }
 
+void blk_hold_add_stop_notifier(Notifier *notifier)
+{
+    GLOBAL_STATE_CODE();
+    notifier_list_add(&stop_notifiers, notifier);
+}
+
 void blk_hold_vm_stops(void)
 {
     GLOBAL_STATE_CODE();
     vm_stops = true;
+    if (all_held) {
+        notifier_list_notify(&stop_notifiers, NULL);
+    }
     hold_let_go(NULL);
 }
 
@@ -512,21 +525,10 @@ static bool coroutine_fn hold_co_suspects(HoldTry *t)
     return true;
 }
 
-static unsigned int hold_count_disks(void)
-{
-    BlkCancelLoad load = {};
-    unsigned int n = 0;
-
-    while (blk_cancel_next_load(&load)) {
-        n++;
-    }
-    return n;
-}
-
 /* So that what hangs does not stop the others for long, and time and again */
 static int64_t coroutine_fn hold_co_spare_others(HoldTry *t)
 {
-    if (hold_count_disks() < 2) {
+    if (t->view.disks < 2) {
         return t->deadline;
     }
     while (get_clock() < MIN(others_rest_ns, t->deadline)) {

@@ -86,12 +86,6 @@ static bool hold_little_left(MigrationState *s, bool postcopy)
     return left <= s->threshold_size;
 }
 
-static bool hold_any(void)
-{
-    BQL_LOCK_GUARD();
-    return blk_cancel_any();
-}
-
 static bool hold_check(void)
 {
     BQL_LOCK_GUARD();
@@ -119,7 +113,7 @@ static void hold_pause(MigrationState *s)
 
 bool migration_hold_enter(MigrationState *s, bool postcopy)
 {
-    if (!hold_any()) {
+    if (!blk_cancel_any()) {
         return true;
     }
     if (!hold_try(true)) {
@@ -138,7 +132,7 @@ bool migration_hold_enter(MigrationState *s, bool postcopy)
 bool migration_hold_wait(MigrationState *s)
 {
     while (hold_is_active(s)) {
-        if (!hold_any() || hold_try(false)) {
+        if (!blk_cancel_any() || hold_try(false)) {
             return true;
         }
         hold_pause(s);

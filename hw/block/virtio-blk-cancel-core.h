@@ -10,6 +10,7 @@
 #ifndef HW_BLOCK_VIRTIO_BLK_CANCEL_CORE_H
 #define HW_BLOCK_VIRTIO_BLK_CANCEL_CORE_H
 
+#include "qemu/notify.h"
 #include "qemu/queue.h"
 #include "hw/virtio/virtio-blk.h"
 #include "hw/virtio/virtio-blk-cancel.h"
@@ -69,6 +70,9 @@ struct VirtIOBlkCancel {
     /* There may be some that wait for the device to be started; BQL */
     bool kept;
 
+    /* The VM is about to stop, with disks held; set once */
+    Notifier vm_stops;
+
     /* One for each virtqueue */
     VirtIOBlkCancelQueue queue[];
 };
@@ -120,6 +124,9 @@ void virtio_blk_cancel_put_away(VirtIOBlockReq *req);
  */
 bool virtio_blk_cancel_parse_tag(VirtIOBlockReq *req, size_t *len,
                                  bool *is_target);
+
+/* @s->cancel is there; undone by removing the notifier.  Context: BQL held. */
+void virtio_blk_cancel_reset_realize(VirtIOBlock *s);
 
 void virtio_blk_cancel_reset_class_init(VirtioDeviceClass *vdc);
 void virtio_blk_cancel_wire_class_init(VirtioDeviceClass *vdc);

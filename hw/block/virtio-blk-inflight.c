@@ -333,6 +333,7 @@ bool virtio_blk_cancel_realize(VirtIOBlock *s, Error **errp)
         QTAILQ_INIT(&s->cancel->queue[i].inflight);
     }
     s->cancel->lends = opts.swap;
+    virtio_blk_cancel_reset_realize(s);
     trace_virtio_blk_cancel_device(VIRTIO_DEVICE(s), s->conf.conf.blk);
     return true;
 }
@@ -358,6 +359,7 @@ bool virtio_blk_cancel_unrealize(VirtIOBlock *s)
     if (s->cancel->lends) {
         ram_swap_put();
     }
+    notifier_remove(&s->cancel->vm_stops);
     g_clear_pointer(&s->cancel, g_free);
     return true;
 }

@@ -22,6 +22,7 @@
 #include "qemu/iov.h"
 #include "qemu/lockable.h"
 #include "block/aio-wait.h"
+#include "block/blk-hold.h"
 #include "hw/virtio/virtio-blk.h"
 #include "hw/virtio/virtio-blk-cancel.h"
 #include "virtio-blk-cancel-core.h"
@@ -73,13 +74,20 @@ void virtio_blk_cancel_put_away(VirtIOBlockReq *req)
     }
 }
 
+/* Whether the BlockBackend has not begun @req, if it is this thread's. */
+static bool cancel_waits(VirtIOBlockReq *req)
+{
+    return virtio_blk_cancel_queue(req)->ctx ==
+           qemu_get_current_aio_context() && blk_aio_waits(req->acb);
+}
+
 /*
- * Take back what is with the BlockBackend.  The callbacks may free any
- * request: a mark keeps the place in the list.
+ * Take back what is with the BlockBackend, or only what it has not @begun.  The
+ * callbacks may free any request: a mark keeps the place in the list.
  *
  * Returns: how many requests could not be taken back
  */
-static unsigned int cancel_drop_submitted(VirtIOBlkCancelQueue *q)
+static unsigned int cancel_drop_submitted(VirtIOBlkCancelQueue *q, bool begun)
 {
     VirtIOBlockReq *req, mark = {};
     unsigned int left = 0;
@@ -89,7 +97,7 @@ static unsigned int cancel_drop_submitted(VirtIOBlkCancelQueue *q)
     while ((req = QTAILQ_NEXT(&mark, inflight))) {
         QTAILQ_REMOVE(&q->inflight, &mark, inflight);
         QTAILQ_INSERT_AFTER(&q->inflight, req, &mark, inflight);
-        if (req->acb) {
+        if (req->acb && (begun || cancel_waits(req))) {
             q->target = req;
             virtio_blk_cancel_submitted(q);
             if (q->target && req->acb) {
@@ -132,7 +140,7 @@ static void cancel_drop_bh(void *opaque)
     VirtIOBlkCancelQueue *q = opaque;
     VirtIOBlockReq *req, *next;
 
-    q->left = cancel_drop_submitted(q);
+    q->left = cancel_drop_submitted(q, true);
     trace_virtio_blk_cancel_drop(VIRTIO_DEVICE(q->dev),
                                  q - q->dev->cancel->queue, q->left);
     if (!q->left) {
@@ -241,6 +249,36 @@ void virtio_blk_cancel_started(VirtIOBlock *s, QEMUBHFunc *resubmit)
         s->cancel->kept = false;
         virtio_blk_cancel_restart(s, resubmit);
     }
+}
+
+/* Context: the AioContext of the virtqueue, which may be served */
+static void cancel_vm_stops_bh(void *opaque)
+{
+    cancel_drop_submitted(opaque, false);
+}
+
+/*
+ * What has waited because its disk is held waits on until the VM does, so that
+ * the stop does not have to wait for it.
+ */
+static void cancel_vm_stops(Notifier *notifier, void *data)
+{
+    struct VirtIOBlkCancel *c = container_of(notifier, struct VirtIOBlkCancel,
+                                             vm_stops);
+    VirtIOBlock *s = c->queue[0].dev;
+
+    c->keeping = true;
+    for (unsigned int i = 0; i < s->conf.num_queues; i++) {
+        cancel_run(s->ioeventfd_started ? s->vq_aio_context[i] : NULL,
+                   cancel_vm_stops_bh, &c->queue[i]);
+    }
+    c->keeping = false;
+}
+
+void virtio_blk_cancel_reset_realize(VirtIOBlock *s)
+{
+    s->cancel->vm_stops.notify = cancel_vm_stops;
+    blk_hold_add_stop_notifier(&s->cancel->vm_stops);
 }
 
 bool virtio_blk_cancel_reset(VirtIOBlock *s)

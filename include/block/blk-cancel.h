@@ -144,6 +144,18 @@ bool blk_set_cancel(BlockBackend *blk, const BlkCancelOptions *opts,
 bool blk_aio_was_canceled(BlockAIOCB *acb);
 
 /*
+ * blk_aio_waits:
+ * @acb: a request whose callback has not run
+ *
+ * Whether nothing of it has been begun, so that a cancel leaves nothing behind:
+ * it waits, for a held disk to be let go or for something else.  False for
+ * requests that cannot be cancelled, and for zone operations.
+ *
+ * Context: the AioContext of the request.
+ */
+bool blk_aio_waits(BlockAIOCB *acb);
+
+/*
  * blk_aio_time_with_storage:
  * @acb: a request whose callback has not run
  *

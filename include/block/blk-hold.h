@@ -19,6 +19,7 @@
 
 #include "qemu/coroutine.h"
 #include "qemu/job.h"
+#include "qemu/notify.h"
 #include "block/blk-cancel-hold.h"
 
 #define BLK_HOLD_DEFAULT_TIMEOUT_MS 20000
@@ -71,7 +72,7 @@ bool blk_hold_check(const char *what, Error **errp);
  *
  * The disks are let go by themselves three seconds after this has returned, so
  * that nobody waits for long who needs a request that waits, and when the VM
- * stops: what waits then is finished by the devices' own drain.
+ * stops: what waits then is taken back by its device, or finished by its drain.
  *
  * Context: main loop, in a coroutine that nested event loops do not enter, or
  * that they may delay.
@@ -178,11 +179,22 @@ void blk_hold_schedule(const char *what, void (*cb)(void *opaque),
 char *blk_hold_describe(void);
 
 /*
+ * blk_hold_add_stop_notifier:
+ *
+ * Have @notifier called when the VM is about to stop, vCPUs standing still, with
+ * disks held: a device may take back what waits, and ask again when the VM goes
+ * on.  Removed by notifier_remove().
+ *
+ * Context: BQL held.
+ */
+void blk_hold_add_stop_notifier(Notifier *notifier);
+
+/*
  * blk_hold_vm_stops:
  *
- * The VM is about to stop: let go on what waits because its disk is held; the
- * devices wait for it next, and do not expect it later.  Nothing is held until
- * blk_hold_vm_stopped().
+ * The VM is about to stop: let go on what waits because its disk is held, and
+ * was not taken back; the devices wait for it next, and do not expect it later.
+ * Nothing is held until blk_hold_vm_stopped().
  *
  * Context: BQL held.
  */

@@ -572,6 +572,65 @@ static void test_others_go_on(const void *opts)
     vbc_stop(m.v);
 }
 
+/* How many requests wait because the disk is held */
+static int64_t waiting(Monitors *m)
+{
+    QDict *rsp = qtest_qmp(m->v->qts, "{'execute': 'qom-get', 'arguments': {"
+                           "'path': '/machine/peripheral/vblk',"
+                           "'property': 'cancel-stats'}}");
+    int64_t n = qdict_get_int(qdict_get_qdict(rsp, "return"),
+                              "waiting-drained");
+
+    qobject_unref(rsp);
+    return n;
+}
+
+/*
+ * What the guest asks for while a stop is waited for, the stop does not wait
+ * for: it is done when the VM goes on
+ */
+static void test_stop_keeps(const void *opts)
+{
+    VbcReq r, w[16], *kept;
+    unsigned int n = 0;
+    Monitors m;
+    QDict *rsp;
+
+    if (!start(&m, opts, "-machine hold-timeout=240000")) {
+        return;
+    }
+    hang(&m, &r, false);
+    qmp_fd_send(m.qmp, "{'execute': 'stop', 'id': 1}");
+    while (!waiting(&m)) {
+        /* Those that come before the disk is held hang with the other */
+        g_assert_cmpuint(n, <, ARRAY_SIZE(w));
+        w[n] = (VbcReq) {
+            .type = n % 2 ? VIRTIO_BLK_T_OUT : VIRTIO_BLK_T_WRITE_ZEROES,
+            .tag = 100 + n, .sector = 64 * (n + 1), .len = 4096, .fill = 1,
+        };
+        vbc_send(m.v, &w[n++]);
+        g_usleep(10000);
+    }
+    kept = &w[n - 1];
+    vbc_release(m.v);
+    rsp = receive_answer(&m, 1);
+    g_assert_true(qdict_haskey(rsp, "return"));
+    qobject_unref(rsp);
+    check_status(&m, "paused");
+    vbc_expect_pending(m.v, kept);
+    vbc_check_disk(m.v, kept->sector, kept->len, VBC_OLD);
+
+    qtest_qmp_assert_success(m.v->qts, "{'execute': 'cont'}");
+    for (unsigned int i = 0; i < n; i++) {
+        vbc_expect(m.v, &w[i], VIRTIO_BLK_S_OK);
+        vbc_check_disk(m.v, w[i].sector, w[i].len,
+                       w[i].type == VIRTIO_BLK_T_OUT ? 1 : VBC_ZEROES);
+    }
+    check_data(&m, &r, false);
+    end_monitors(&m);
+    vbc_stop(m.v);
+}
+
 /* A key of the console commits all disks, with no command and no answer */
 static void test_hmp_key(const void *opts)
 {
@@ -978,6 +1037,7 @@ int main(int argc, char **argv)
     hold_add_test("hmp/abandoned", test_hmp_abandoned, false);
     hold_add_test("hmp/key", test_hmp_key, false);
     hold_add_test("stop/inside", test_stop_inside, true);
+    hold_add_test("stop/keeps", test_stop_keeps, true);
     hold_add_test("quit/hanging", test_quit_hanging, true);
     hold_add_test("quit/abandoned", test_quit_abandoned, true);
     hold_add_test("quit/sigterm", test_sigterm, false);
