@@ -170,6 +170,17 @@ void blk_hold_schedule(const char *what, void (*cb)(void *opaque),
                        void *opaque);
 
 /*
+ * blk_hold_flush:
+ *
+ * Flush @blk, with nobody waiting for it.  It is counted in flight at once, but
+ * not while a drained section has it wait: another command may be about to
+ * begin one.  An error is kept for who flushes next.
+ *
+ * Context: BQL held, outside a coroutine.
+ */
+void blk_hold_flush(BlockBackend *blk);
+
+/*
  * blk_hold_describe:
  *
  * Returns: which disk hangs, as in the errors, or NULL; to be freed.
@@ -181,9 +192,9 @@ char *blk_hold_describe(void);
 /*
  * blk_hold_add_stop_notifier:
  *
- * Have @notifier called when the VM is about to stop, vCPUs standing still, with
- * disks held: a device may take back what waits, and ask again when the VM goes
- * on.  Removed by notifier_remove().
+ * Have @notifier called when the VM is about to stop, vCPUs standing still,
+ * with disks held: a device may take back what waits, and ask again when the VM
+ * goes on.  Removed by notifier_remove().
  *
  * Context: BQL held.
  */
