@@ -54,6 +54,13 @@ check-race: tests
 	    RACE_SEED=$(SEED) RACE_SECONDS=$$(($(MINUTES) * 60 / 3)) \
 	    tests/qtest/virtio-blk-race-test $(TEST:%=-p /virtio-blk-race/%)
 
+# Pages that are swapped under requests, a hundred thousand times.
+.PHONY: check-swap
+check-swap: tests
+	@cd $(BUILD)/qemu && PAGE_SWAPS=100000 tests/unit/test-page-swap && \
+	    QTEST_HOLD_FS=../hold-fs SWAP_STEPS=100000 \
+	    tests/unit/test-blk-cancel-swap
+
 # Sanitizers have build directories of their own.
 .PHONY: check-sanitize check-tsan
 check-sanitize: setup-packages
@@ -202,6 +209,7 @@ help:
 	@echo '                  MINUTES=10; says which code that has reached'
 	@echo 'make check-storage'
 	@echo '                  Ceph, iSCSI, NFS, NBD and SSH servers that hang'
+	@echo 'make check-swap   cancel-zero-copy: a hundred thousand pages swapped'
 	@echo 'make check-long   half an hour of fio on storage that comes and goes'
 	@echo 'make check-soak   fio on four file systems whose storage comes and goes'
 	@echo '                  while the host stops, plugs, migrates ...: HOURS=2'

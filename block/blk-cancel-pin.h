@@ -36,7 +36,7 @@ typedef struct BlkPin {
     void *opaque;               /* valid until the request returns */
 
     bool swapped;               /* set by the engine: some pages are others */
-    bool refused;               /* set by the file: nothing was done */
+    bool refused;               /* set by the file: as if nothing was done */
     int ret;                    /* the same, when it has returned */
 } BlkPin;
 

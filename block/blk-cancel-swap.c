@@ -22,8 +22,8 @@
  *
  * What the kernel does not take so it has not done; it goes through a buffer
  * then.  So does, again, what was swapped in part when the host refused to go
- * on, or what read to a page that was swapped for another request of the same
- * queue: the data has landed where nobody sees it.
+ * on, or what read to a page that was swapped for another request: the data has
+ * landed where nobody sees it.
  *
  * The old pages stay pinned until the storage answers, and the new ones come on
  * top: as much as a buffer would, and it is charged as that, before the request
@@ -150,37 +150,6 @@ bool blk_cancel_lent_returned(BlkCancelReq *r)
     return r->pin.refused || r->pin.swapped;
 }
 
-static bool share_memory(const QEMUIOVector *a, const QEMUIOVector *b)
-{
-    for (int i = 0; i < a->niov; i++) {
-        for (int j = 0; j < b->niov; j++) {
-            const struct iovec *x = &a->iov[i], *y = &b->iov[j];
-
-            if (x->iov_base < y->iov_base + y->iov_len &&
-                y->iov_base < x->iov_base + x->iov_len) {
-                return true;
-            }
-        }
-    }
-    return false;
-}
-
-/*
- * What another read that is in flight brings to the same pages lands in the old
- * ones as well: it has to be done again.
- */
-static void spoil_others(BlkCancelReq *r)
-{
-    BlkCancelReq *other;
-
-    QTAILQ_FOREACH(other, &r->ctx->issued, issued) {
-        if (other != r && other->lent && other->op == BLK_CANCEL_READ &&
-            share_memory(&r->bounce, &other->bounce)) {
-            other->pin.swapped = true;
-        }
-    }
-}
-
 bool blk_cancel_swap(BlkCancelReq *r)
 {
     const BlkCancelSwap *swap = r->ctx->d->opts.swap;
@@ -195,7 +164,6 @@ bool blk_cancel_swap(BlkCancelReq *r)
     iov = g_memdup2(r->bounce.iov, niov * sizeof(*iov));
     /* Also if this fails in the middle; it may be tried again then */
     r->pin.swapped = true;
-    spoil_others(r);
     ret = page_swap(iov, niov);
     trace_blk_cancel_swap(r->ctx->d->blk, r, r->bytes, ret);
     if (ret < 0) {

@@ -13,6 +13,8 @@
  *   migration by RDMA.  All of them need that no RAM is discarded, as a balloon
  *   does, and say so; while a disk lends memory they are refused, or the disk
  *   is;
+ * - given to a device that has the host's kernel write to pages which that has
+ *   pinned, past file-posix.c, where what is lost is read again: pinning[];
  * - locked, or registered with a userfaultfd: the kernel refuses it.  Each
  *   block is tried when it comes.
  *
@@ -31,12 +33,20 @@
 #include "qapi/error.h"
 #include "exec/cpu-common.h"
 #include "exec/ramlist.h"
+#include "hw/qdev-core.h"
 #include "system/dma.h"
 #include "system/ram-swap.h"
 
 static unsigned int users;      /* BQL */
 static GHashTable *unfit;       /* by address of a block: why; BQL */
 static unsigned int nr_unfit;   /* their number; BQL, read by all: atomic */
+static const char *pinned_by;   /* a type of device, or NULL; BQL, the same */
+
+static const char *const pinning[] = {
+    "vhost-scsi",
+    "scsi-block",
+    "virtio-9p-device",         /* if a file is a FUSE server's, for one */
+};
 
 /*
  * Called under the BQL or RCU rules.
@@ -109,9 +119,28 @@ static RAMBlockNotifier notifier = {
     .ram_block_removed = block_removed,
 };
 
+static int look_at_device(Object *obj, void *opaque)
+{
+    for (int i = 0; i < ARRAY_SIZE(pinning); i++) {
+        if (object_dynamic_cast(obj, pinning[i])) {
+            qatomic_set(&pinned_by, pinning[i]);
+        }
+    }
+    return 0;
+}
+
+static void device_realized(DeviceListener *listener, DeviceState *dev)
+{
+    look_at_device(OBJECT(dev), NULL);
+}
+
+static DeviceListener device_listener = {
+    .realize = device_realized,
+};
+
 static bool swap_is_possible(void)
 {
-    return !qatomic_read(&nr_unfit);
+    return !qatomic_read(&nr_unfit) && !qatomic_read(&pinned_by);
 }
 
 /* What is not in a block is no guest's memory: a bounce buffer. */
@@ -119,6 +148,9 @@ static bool swap_may_swap(const struct iovec *iov, int niov)
 {
     RCU_READ_LOCK_GUARD();
 
+    if (qatomic_read(&pinned_by)) {
+        return false;
+    }
     for (int i = 0; i < niov; i++) {
         ram_addr_t offset;
 
@@ -157,7 +189,9 @@ static void explain(Error **errp)
     RAMBlock *rb;
 
     g_hash_table_iter_init(&iter, unfit);
-    if (g_hash_table_iter_next(&iter, &host, &why)) {
+    if (pinned_by) {
+        error_setg(errp, "a device '%s' may have pinned memory", pinned_by);
+    } else if (g_hash_table_iter_next(&iter, &host, &why)) {
         rb = qemu_ram_block_from_host(host, false, &offset);
         error_setg(errp, "memory '%s' %s", rb ? qemu_ram_get_idstr(rb) : "?",
                    (const char *)why);
@@ -178,7 +212,9 @@ const BlkCancelSwap *ram_swap_get(const char *path, Error **errp)
     }
     unfit = g_hash_table_new(NULL, NULL);
     ram_block_notifier_add(&notifier);
-    if (qatomic_read(&nr_unfit)) {
+    device_listener_register(&device_listener);
+    object_child_foreach_recursive(qdev_get_machine(), look_at_device, NULL);
+    if (!swap_is_possible()) {
         explain(errp);
         ram_swap_put();
         return NULL;
@@ -195,8 +231,10 @@ void ram_swap_put(void)
     if (--users) {
         return;
     }
+    device_listener_unregister(&device_listener);
     ram_block_notifier_remove(&notifier);
     g_clear_pointer(&unfit, g_hash_table_destroy);
     qatomic_set(&nr_unfit, 0);
+    qatomic_set(&pinned_by, NULL);
     ram_block_discard_require(false);
 }

@@ -10,12 +10,19 @@
  *   protect    who writes there waits from now on; reading goes on
  *   copy       into fresh pages of our own
  *   drop       the old pages; who reads there waits as well
- *   move       the fresh pages to the same address, and wake who waits
+ *   fill       the same address with copies of ours, and wake who waits
  *
- * Nothing is lost: until the old pages are dropped, any failure is undone, and
- * from then on no memory is needed, because UFFDIO_MOVE allocates none.  (It
- * came with Linux 6.8.  UFFDIO_COPY would have to find memory when there is no
- * way back.)
+ * Nothing is lost: until the old pages are dropped, any failure is undone.
+ * What fills needs memory, when there is no way back.  If the host has none,
+ * our own pages are moved there, with UFFDIO_MOVE of Linux 6.8, which allocates
+ * nothing.  That is not done always because each page that is moved has to be
+ * flushed from the TLBs of all CPUs.
+ *
+ * Somebody else may have the old pages pinned to write there: a read of another
+ * disk's.  What it brings after the copy is lost, so it has to be done again.
+ * Who reads finds out by itself, without anybody knowing of it, because each
+ * step has a number: if one has begun that had not ended when the read began,
+ * it looks whether that was of its pages.
  *
  * A thread that waits may hold any lock: the big QEMU lock, RCU, malloc()'s.
  * So between the first and the last of these this makes system calls and
@@ -69,8 +76,14 @@
                   UFFD_FEATURE_WP_UNPOPULATED | UFFD_FEATURE_MOVE)
 
 static int uffd = -1;   /* written once, with the BQL held, before any swap */
-static void *fresh;     /* the same: STEP bytes; pages only under the lock */
+static void *fresh;     /* the same: STEP bytes; contents under the lock */
 static QemuMutex lock;  /* the same */
+
+PageSwapSteps page_swap_steps;
+
+/* Protected by the lock: what step n was of is at n % NR_RECENT */
+#define NR_RECENT 1024
+static struct iovec recent[NR_RECENT];
 
 static int open_uffd(const char *path, Error **errp)
 {
@@ -198,13 +211,11 @@ static int try_move(void *p, size_t len)
 }
 
 /*
- * The old pages have gone.  Whatever keeps the kernel from moving one -
- * somebody who looks at it, a page being migrated - passes.
+ * Whatever keeps the kernel from moving one - somebody who looks at it, a page
+ * being migrated - passes.
  */
-static void move_fresh(void *p, size_t len)
+static void move_fresh(void *p, size_t len, size_t done)
 {
-    size_t done = 0;
-
     while (done < len) {
         struct uffdio_move m = {
             .dst = (uintptr_t)p + done,
@@ -226,11 +237,59 @@ static void move_fresh(void *p, size_t len)
     }
 }
 
+/* The old pages have gone. */
+static void fill(void *p, size_t len)
+{
+    struct uffdio_copy c = {
+        .dst = (uintptr_t)p, .src = (uintptr_t)fresh, .len = len,
+    };
+
+    if (ioctl(uffd, UFFDIO_COPY, &c) < 0) {
+        move_fresh(p, len, MAX(c.copy, 0));
+    }
+}
+
+/* Called with the lock held, before @p is copied. */
+static void begin_step_locked(void *p, size_t len)
+{
+    unsigned long n = page_swap_steps.begun + 1;
+
+    recent[n % NR_RECENT] = (struct iovec) { p, len };
+    qatomic_set(&page_swap_steps.begun, n);
+    smp_mb();   /* pairs with page_swap_has_hit() */
+}
+
+static void end_step_locked(void)
+{
+    qatomic_store_release(&page_swap_steps.ended, page_swap_steps.begun);
+}
+
+bool page_swap_look(unsigned long since, const struct iovec *iov, int niov)
+{
+    QEMU_LOCK_GUARD(&lock);
+
+    if (page_swap_steps.begun - since > NR_RECENT) {
+        return true;    /* nobody knows any more */
+    }
+    for (unsigned long n = since; n != page_swap_steps.begun; n++) {
+        const struct iovec *step = &recent[(n + 1) % NR_RECENT];
+
+        for (int i = 0; i < niov; i++) {
+            if (step->iov_base < iov[i].iov_base + iov[i].iov_len &&
+                iov[i].iov_base < step->iov_base + step->iov_len) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
 /* Called with the lock held.  Returns: 0, or -errno with nothing lost. */
 static int swap_step_locked(void *p, size_t len)
 {
     int ret;
 
+    /* They are there, unless they have been moved, or swapped out */
     if (madvise(fresh, len, MADV_POPULATE_WRITE) < 0) {
         return -errno;
     }
@@ -242,6 +301,7 @@ static int swap_step_locked(void *p, size_t len)
     if (ret < 0) {
         goto out;
     }
+    begin_step_locked(p, len);
     memcpy(fresh, p, len);
     ret = set_registered(p, len, UFFDIO_REGISTER_MODE_WP |
                                  UFFDIO_REGISTER_MODE_MISSING);
@@ -256,9 +316,10 @@ static int swap_step_locked(void *p, size_t len)
         ret = -errno;
         goto out;
     }
-    move_fresh(p, len);
+    fill(p, len);
 out:
     unregister(p, len);
+    end_step_locked();
     return ret;
 }
 
@@ -303,6 +364,13 @@ int page_swap(struct iovec *iov, int niov)
 }
 
 #else /* !UFFDIO_MOVE */
+
+PageSwapSteps page_swap_steps;
+
+bool page_swap_look(unsigned long since, const struct iovec *iov, int niov)
+{
+    g_assert_not_reached();
+}
 
 bool page_swap_init(const char *path, Error **errp)
 {

@@ -7,6 +7,8 @@
 #ifndef QEMU_PAGE_SWAP_H
 #define QEMU_PAGE_SWAP_H
 
+#include "qemu/atomic.h"
+
 /*
  * page_swap_init:
  * @path: of userfaultfd's device, "/dev/fdset/N" of one that was handed in, or
@@ -37,5 +39,45 @@ bool page_swap_init(const char *path, Error **errp);
  * Returns: 0, or -errno if the host refused; then some pages may be new ones.
  */
 int page_swap(struct iovec *iov, int niov);
+
+/* Steps of swaps, ever, of one at a time; atomic */
+typedef struct PageSwapSteps {
+    unsigned long begun, ended;
+} PageSwapSteps;
+
+extern PageSwapSteps page_swap_steps;
+
+/*
+ * page_swap_now:
+ *
+ * Returns: what page_swap_has_hit() wants to know of when a read began.
+ *
+ * Context: any thread, before a read is submitted.
+ */
+static inline unsigned long page_swap_now(void)
+{
+    return qatomic_load_acquire(&page_swap_steps.ended);
+}
+
+bool page_swap_look(unsigned long since, const struct iovec *iov, int niov);
+
+/*
+ * page_swap_has_hit:
+ * @since: of page_swap_now(), before the read
+ * @iov: the memory that it was to
+ *
+ * Returns: whether pages of that have been swapped meanwhile, for another
+ * request's sake, or may have been; what was read is lost then, if the kernel
+ * had pinned them, and must be read again.
+ *
+ * Context: any thread, after a read has ended.
+ */
+static inline bool page_swap_has_hit(unsigned long since,
+                                     const struct iovec *iov, int niov)
+{
+    smp_rmb();  /* the data was there before; pairs with begin_step_locked() */
+    return unlikely(qatomic_read(&page_swap_steps.begun) != since) &&
+           page_swap_look(since, iov, niov);
+}
 
 #endif /* QEMU_PAGE_SWAP_H */

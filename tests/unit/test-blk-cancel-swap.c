@@ -24,6 +24,7 @@
 #include "block/block_int.h"
 #include "system/block-backend.h"
 #include "main-loop-wait.h"
+#include "iothread.h"
 #include "../qtest/hold-fs.h"
 #include "../qtest/libqtest.h"
 
@@ -153,6 +154,17 @@ static Rig *rig_skip(Rig *rig, const char *why)
     return NULL;
 }
 
+static BlockDriverState *open_disk(Rig *rig, const char *aio, int flags,
+                                   Error **errp)
+{
+    QDict *options = qdict_new();
+
+    qdict_put_str(options, "driver", "host_device");
+    qdict_put_str(options, "aio", aio);
+    qdict_put_str(options, "cache.direct", "on");
+    return bdrv_open(rig->loop, NULL, options, flags, errp);
+}
+
 /* Returns: NULL, with the test marked as skipped, if the host cannot do it. */
 static Rig *rig_new(const char *aio, uint64_t budget)
 {
@@ -160,7 +172,6 @@ static Rig *rig_new(const char *aio, uint64_t budget)
         .budget = budget, .damper = 1000, .region = 4 * MiB, .swap = &swap,
     };
     Rig *rig = g_new0(Rig, 1);
-    QDict *options;
     Error *err = NULL;
 
     rig->loop_fd = -1;
@@ -177,11 +188,7 @@ static Rig *rig_new(const char *aio, uint64_t budget)
     if (!make_loop(rig)) {
         return rig_skip(rig, "no loop device to be had");
     }
-    options = qdict_new();
-    qdict_put_str(options, "driver", "host_device");
-    qdict_put_str(options, "aio", aio);
-    qdict_put_str(options, "cache.direct", "on");
-    rig->bs = bdrv_open(rig->loop, NULL, options, BDRV_O_RDWR, &err);
+    rig->bs = open_disk(rig, aio, BDRV_O_RDWR, &err);
     if (!rig->bs) {
         rig_skip(rig, error_get_pretty(err));
         error_free(err);
@@ -526,6 +533,113 @@ static void test_same_page(gconstpointer aio)
     for (int i = 0; i < ARRAY_SIZE(req); i++) {
         req_free(req[i]);
     }
+    rig_end(rig);
+}
+
+/*
+ * Another disk, in a thread of its own, reads to a page of a write that is
+ * taken back: what it brings is not lost.
+ */
+typedef struct OtherCase {
+    const char *aio;            /* of the disk with the write */
+    const char *other_aio;
+    bool lent;                  /* cancelling is on for the other as well */
+} OtherCase;
+
+typedef struct OtherDisk {
+    BlockBackend *blk;          /* set once */
+    IOThread *iothread;         /* set once */
+    QEMUIOVector qiov;          /* set once */
+    bool done;                  /* atomic */
+    int ret;                    /* valid when done */
+} OtherDisk;
+
+static void other_done(void *opaque, int ret)
+{
+    OtherDisk *other = opaque;
+
+    other->ret = ret;
+    qatomic_store_release(&other->done, true);
+    qemu_notify_event();
+}
+
+static void other_read(void *opaque)
+{
+    OtherDisk *other = opaque;
+
+    blk_aio_preadv(other->blk, 0, &other->qiov, 0, other_done, other);
+}
+
+static void other_open(OtherDisk *other, Rig *rig, const OtherCase *c)
+{
+    const BlkCancelOptions opts = {
+        .budget = BUDGET, .damper = 1000, .region = 4 * MiB, .swap = &swap,
+    };
+    BlockDriverState *bs = open_disk(rig, c->other_aio, 0, &error_abort);
+
+    other->blk = blk_new(qemu_get_aio_context(), BLK_PERM_CONSISTENT_READ,
+                         BLK_PERM_ALL);
+    blk_insert_bs(other->blk, bs, &error_abort);
+    bdrv_unref(bs);
+    if (c->lent) {
+        blk_set_cancel(other->blk, &opts, &error_abort);
+    }
+    other->iothread = iothread_new();
+    blk_set_aio_context(other->blk, iothread_get_aio_context(other->iothread),
+                        &error_abort);
+}
+
+static void other_end(OtherDisk *other)
+{
+    blk_set_aio_context(other->blk, qemu_get_aio_context(), &error_abort);
+    blk_set_cancel(other->blk, NULL, &error_abort);
+    blk_unref(other->blk);
+    iothread_join(other->iothread);
+    g_assert_cmpint(other->ret, ==, 0);
+}
+
+/* Whether the device has a read: its memory is pinned. */
+static bool device_reads(Rig *rig)
+{
+    g_autofree char *path = g_strdup_printf("/sys/block/%s/inflight",
+                                            rig->loop + strlen("/dev/"));
+    g_autofree char *text = NULL;
+
+    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+    return g_ascii_strtoull(text, NULL, 10) > 0;
+}
+
+static void test_other_disk(gconstpointer opaque)
+{
+    const OtherCase *c = opaque;
+    const size_t at = c->lent ? 0 : 512;
+    const size_t bytes = c->lent ? PAGE : 1024;
+    Rig *rig = rig_new(c->aio, BUDGET);
+    OtherDisk other = {};
+    Req *req;
+
+    if (!rig) {
+        return;
+    }
+    fill_disk(rig, 0, PAGE, 0x33);
+    memset(rig->ram, 0x11, PAGE);
+    qemu_iovec_init_buf(&other.qiov, rig->ram + at, bytes);
+    other_open(&other, rig, c);
+    hold_fs_hold(rig->fs, true);
+    aio_bh_schedule_oneshot(blk_get_aio_context(other.blk), other_read, &other);
+    main_loop_wait_for(device_reads(rig));
+    req = submit(rig, true, PAGE, rig->ram, PAGE);
+    cancel(req);
+    req_free(req);
+    g_assert_cmpuint(asked, >, 0);
+    g_assert_false(qatomic_read(&other.done));
+
+    hold_fs_hold(rig->fs, false);
+    main_loop_wait_for(qatomic_load_acquire(&other.done));
+    other_end(&other);
+    check_mem(rig->ram, at, 0x11);
+    check_mem(rig->ram + at, bytes, 0x33);
+    check_mem(rig->ram + at + bytes, PAGE - at - bytes, 0x11);
     rig_end(rig);
 }
 
@@ -875,6 +989,13 @@ static void add(const char *name, const char *aio, GTestDataFunc fn)
 int main(int argc, char **argv)
 {
     static const char *const modes[] = { "native", "io_uring" };
+    static const OtherCase other[] = {
+        { "native", "native", true },
+        { "native", "threads", false },
+        { "native", "io_uring", false },
+        { "io_uring", "io_uring", true },
+        { "io_uring", "native", false },
+    };
     Error *err = NULL;
 
     g_test_init(&argc, &argv, NULL);
@@ -898,6 +1019,14 @@ int main(int argc, char **argv)
         add("buffered", modes[i], test_buffered);
         add("budget", modes[i], test_budget);
         add("random", modes[i], test_random);
+    }
+    for (int i = 0; i < ARRAY_SIZE(other); i++) {
+        const OtherCase *c = &other[i];
+        g_autofree char *path = g_strdup_printf(
+            "/blk-cancel-swap/other-disk/%s/%s-%s", c->aio,
+            c->lent ? "lent" : "plain", c->other_aio);
+
+        g_test_add_data_func(path, c, test_other_disk);
     }
     g_test_add_func("/blk-cancel-swap/buffered/threads", test_threads);
     return g_test_run();

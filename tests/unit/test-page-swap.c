@@ -12,7 +12,10 @@
 
 #include "qemu/osdep.h"
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <linux/userfaultfd.h>
 #include "qemu/atomic.h"
 #include "qemu/main-loop.h"
@@ -191,10 +194,8 @@ static bool can_swap(void)
     return !no_swap;
 }
 
-static void test_vcpus(gconstpointer opaque)
+static void run_vcpus(int advice, unsigned int n)
 {
-    const char *swaps = g_getenv("PAGE_SWAPS");
-    unsigned int n = (swaps ? atoi(swaps) : 10000) / 2; /* of each size */
     Machine m;
     int fds[2];
 
@@ -208,7 +209,7 @@ static void test_vcpus(gconstpointer opaque)
         close(fds[1]);
         return;
     }
-    machine_start(&m, GPOINTER_TO_INT(opaque));
+    machine_start(&m, advice);
     machine_wait_written(&m);
     for (unsigned int i = 0; i < n; i++) {
         swap_once(&m, fds, i);
@@ -217,6 +218,57 @@ static void test_vcpus(gconstpointer opaque)
     machine_stop(&m);
     close(fds[0]);
     close(fds[1]);
+}
+
+static unsigned int nr_swaps(void)
+{
+    const char *swaps = g_getenv("PAGE_SWAPS");
+
+    return swaps ? atoi(swaps) : 10000;
+}
+
+static void test_vcpus(gconstpointer opaque)
+{
+    run_vcpus(GPOINTER_TO_INT(opaque), nr_swaps() / 2); /* of each size */
+}
+
+/* From now on this thread, and no other, gets no memory to fill pages with. */
+static bool forbid_copy(void)
+{
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_ioctl, 0, 3),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
+                 offsetof(struct seccomp_data, args[1]) +
+                 (HOST_BIG_ENDIAN ? sizeof(uint32_t) : 0)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)UFFDIO_COPY, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOMEM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = { ARRAY_SIZE(filter), filter };
+
+    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+           prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+}
+
+static void *without_memory(void *opaque)
+{
+    if (!forbid_copy()) {
+        g_test_skip("no system call can be made to fail");
+        return NULL;
+    }
+    run_vcpus(MADV_NOHUGEPAGE, nr_swaps() / 20);
+    return NULL;
+}
+
+/* Old pages have gone when the host has no memory for new ones. */
+static void test_no_memory(void)
+{
+    QemuThread thread;
+
+    qemu_thread_create(&thread, "swap", without_memory, NULL,
+                       QEMU_THREAD_JOINABLE);
+    qemu_thread_join(&thread);
 }
 
 static void *map_pages(unsigned int n)
@@ -233,6 +285,118 @@ static int swap_pages(void *p, unsigned int n)
     struct iovec iov = { p, n * page_size };
 
     return page_swap(&iov, 1);
+}
+
+static bool has_hit(unsigned long since, void *p, size_t len)
+{
+    struct iovec iov = { p, len };
+
+    return page_swap_has_hit(since, &iov, 1);
+}
+
+/* Who reads learns of a swap of its pages, and of no other. */
+static void test_hit(void)
+{
+    unsigned long since;
+    void *p;
+
+    if (!can_swap()) {
+        return;
+    }
+    p = map_pages(3);
+    since = page_swap_now();
+    g_assert_false(has_hit(since, p, 3 * page_size));
+    g_assert_cmpint(swap_pages(p + page_size, 1), ==, 0);
+    g_assert_false(has_hit(since, p, page_size));
+    g_assert_true(has_hit(since, p + 2 * page_size - 512, 512));
+    g_assert_true(has_hit(since, p, 3 * page_size));
+    g_assert_false(has_hit(since, p + 2 * page_size, page_size));
+
+    since = page_swap_now();
+    g_assert_false(has_hit(since, p, 3 * page_size));
+
+    /* It is not told from one that is known no more. */
+    for (int i = 0; i < 2000; i++) {
+        g_assert_cmpint(swap_pages(p, 1), ==, 0);
+    }
+    g_assert_true(has_hit(since, p + page_size, page_size));
+    munmap(p, 3 * page_size);
+}
+
+/*
+ * A disk reads to a page that it has pinned, while that is swapped, and again
+ * if it was.
+ */
+#define NR_BLOCKS   16
+#define NR_READS    1000
+
+typedef struct Reader {
+    int fd;                     /* set once */
+    Page *page;                 /* set once */
+    unsigned int again;         /* its thread's */
+    bool done;                  /* atomic */
+} Reader;
+
+static void *reader_run(void *opaque)
+{
+    Reader *r = opaque;
+
+    for (int i = 0; i < NR_READS; i++) {
+        off_t offset = i % NR_BLOCKS * page_size;
+        unsigned long since = page_swap_now();
+
+        g_assert_cmpint(pread(r->fd, r->page, page_size, offset), ==,
+                        page_size);
+        while (has_hit(since, r->page, page_size)) {
+            r->again++;
+            since = page_swap_now();
+            g_assert_cmpint(pread(r->fd, r->page, page_size, offset), ==,
+                            page_size);
+        }
+        g_assert_cmpuint(qatomic_read(&r->page->marker), ==, i % NR_BLOCKS);
+    }
+    qatomic_set(&r->done, true);
+    return NULL;
+}
+
+static int open_blocks(const char *path, Page *page)
+{
+    int fd = open(path, O_RDWR | O_CREAT | O_DIRECT | O_CLOEXEC, 0600);
+
+    unlink(path);
+    for (int i = 0; fd >= 0 && i < NR_BLOCKS; i++) {
+        page->marker = i;
+        g_assert_cmpint(pwrite(fd, page, page_size, i * page_size), ==,
+                        page_size);
+    }
+    return fd;
+}
+
+static void test_reads(void)
+{
+    QemuThread thread;
+    Reader r = {};
+
+    if (!can_swap()) {
+        return;
+    }
+    r.page = map_pages(1);
+    r.fd = open_blocks("test-page-swap.tmp", r.page);
+    if (r.fd < 0) {
+        g_test_skip("no O_DIRECT here");
+        munmap(r.page, page_size);
+        return;
+    }
+    qemu_thread_create(&thread, "disk", reader_run, &r, QEMU_THREAD_JOINABLE);
+    while (!qatomic_read(&r.done)) {
+        g_assert_cmpint(swap_pages(r.page, 1), ==, 0);
+        g_usleep(g_test_rand_int_range(1, 500));
+    }
+    qemu_thread_join(&thread);
+    g_test_message("%u of %u reads again", r.again, NR_READS);
+    g_assert_cmpuint(r.again, >, 0);
+    close(r.fd);
+    munmap(r.page, page_size);
 }
 
 /* What nobody has written to is zero, and stays so. */
@@ -345,6 +509,9 @@ int main(int argc, char **argv)
                          GINT_TO_POINTER(MADV_NOHUGEPAGE), test_vcpus);
     g_test_add_data_func("/page-swap/vcpus/huge",
                          GINT_TO_POINTER(MADV_HUGEPAGE), test_vcpus);
+    g_test_add_func("/page-swap/vcpus/no-memory", test_no_memory);
+    g_test_add_func("/page-swap/hit", test_hit);
+    g_test_add_func("/page-swap/reads", test_reads);
     g_test_add_func("/page-swap/missing", test_missing);
     g_test_add_func("/page-swap/refused/locked", test_locked);
     g_test_add_func("/page-swap/refused/file", test_shared);
