@@ -25,7 +25,7 @@
 #define MAX_POW2_SIZE   (1 * MiB)
 #define MAX_SIZE        (1280 * KiB)    /* Linux' largest, as a rule */
 
-#define MAX_SPARE       (32 * MiB)      /* of one AioContext */
+#define MAX_SPARE       (64 * MiB)      /* of one AioContext */
 #define COPY_SIZE       (4 * MiB)       /* before others get their turn */
 
 uint64_t blk_cancel_buffer_size(uint64_t bytes)
@@ -193,7 +193,7 @@ static void uncharge(BlkCancelCtx *ctx, uint64_t size)
     if (unlikely(qatomic_read(&ctx->d->nr_buffer_waiters))) {
         give_back(ctx, 0);
     } else if (unlikely(ctx->spare > max)) {
-        give_back(ctx, max / 2);
+        give_back(ctx, max - max / 8);
     }
 }
 
