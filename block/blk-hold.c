@@ -434,19 +434,18 @@ static void coroutine_fn hold_flush_entry(void *opaque)
     blk_dec_in_flight(blk);
 }
 
-/* In the main loop's AioContext, which outlives those of unplugged disks */
-void blk_hold_flush(BlockBackend *blk)
-{
-    GLOBAL_STATE_CODE();
-    qemu_coroutine_enter(qemu_coroutine_create(hold_flush_entry, blk));
-}
-
+/*
+ * In the main loop's AioContext, which outlives those of unplugged disks.  They
+ * are counted in flight at once, and not while a drained section has them wait:
+ * another command may be about to begin one.
+ */
 static void hold_begin_flush(void *opaque)
 {
     BlkCancelLoad load = {};
 
     while (blk_cancel_next_load(&load)) {
-        blk_hold_flush(load.blk);
+        qemu_coroutine_enter(qemu_coroutine_create(hold_flush_entry,
+                                                   load.blk));
     }
 }
 

@@ -70,10 +70,6 @@ bool blk_orphan_begin(BlockBackend *blk)
     GLOBAL_STATE_CODE();
 
     if (!*blk_orphan_slot(blk)) {
-        if (*blk_cancel_slot(blk) && !blk_in_drain(blk)) {
-            /* Who closes the node will flush it, and hold nothing for that */
-            blk_hold_flush(blk);
-        }
         if (blk_hold_is_idle()) {
             blk_set_cancel(blk, NULL, &error_abort);
             return false;

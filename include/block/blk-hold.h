@@ -170,17 +170,6 @@ void blk_hold_schedule(const char *what, void (*cb)(void *opaque),
                        void *opaque);
 
 /*
- * blk_hold_flush:
- *
- * Flush @blk, with nobody waiting for it.  It is counted in flight at once, but
- * not while a drained section has it wait: another command may be about to
- * begin one.  An error is kept for who flushes next.
- *
- * Context: BQL held, outside a coroutine.
- */
-void blk_hold_flush(BlockBackend *blk);
-
-/*
  * blk_hold_describe:
  *
  * Returns: which disk hangs, as in the errors, or NULL; to be freed.

@@ -31,7 +31,7 @@ BlkOrphan **blk_orphan_slot(BlockBackend *blk);
  * blk_orphan_begin:
  *
  * For a device model that is being unrealized, and has taken back all requests
- * of @blk.  With cancelling on, @blk is flushed: a flush may be all that hangs.
+ * of @blk.
  *
  * Context: BQL held.
  * Returns: true if requests are in flight, here or elsewhere, that draining

@@ -33,18 +33,14 @@ class PortDisk(Disk):
                 super().arguments())
 
 
-def boot_on(rig, blockdev):
-    """A disk that is idle."""
-    disk = PortDisk("disk", blockdev, properties={"bus": "above"})
+def boot(rig):
+    """A disk on a FUSE file that is idle."""
+    server = rig.hold_fs()
+    disk = PortDisk("disk", server.blockdev("threads"),
+                    properties={"bus": "above"})
     guest = rig.boot(disk, io_timeout=IO_TIMEOUT)
     store(guest, "disk", seed=1)
-    return guest
-
-
-def boot(rig):
-    """The same on a FUSE file."""
-    server = rig.hold_fs()
-    return server, boot_on(rig, server.blockdev("threads"))
+    return server, guest
 
 
 def add_node(server, guest):
@@ -149,35 +145,6 @@ def test_unplug(rig):
         server.resume()
     wait_until(lambda: works(lambda: add_node(server, guest)),
                "the file to be opened")
-
-
-def unplug_hung(rig, server, guest):
-    """The disk goes; its node, which cannot be flushed, when it answers."""
-    def goes():
-        return works(lambda: guest.qmp.command(
-            "blockdev-del", **{"node-name": "node-disk"}))
-    with rig.alive():
-        guest.qmp.command("device_del", id="disk")
-        wait_until(lambda: not has_device(guest), "the disk to go", LATEST)
-        assert not goes()
-        server.resume()
-    wait_until(goes, "the node to go", LATEST)
-
-
-def test_unplug_not_flushed(rig):
-    """Something was written, and nobody has flushed it."""
-    server, guest = boot(rig)
-    assert_fine(guest.io("disk", "write", seed=2).results())
-    server.pause_all()
-    unplug_hung(rig, server, guest)
-
-
-def test_unplug_server(rig):
-    """A server that does not answer; it is asked to flush in any case."""
-    server = rig.nbdkit("disk")
-    guest = boot_on(rig, server.blockdev("disk"))
-    server.freeze()
-    unplug_hung(rig, server, guest)
 
 
 def migration(guest):
