@@ -10,10 +10,11 @@
 #   root_get SUITE                    bookworm or trixie; sets root
 #   root_enter ROOT [DIR:PLACE]... -- COMMAND...
 
-root_layout=1
+root_layout=2
 root_packages=(
-    bash binutils coreutils diffutils dkms findutils gawk grep kmod make patch
-    perl-base sed sparse tar xz-utils zlib1g
+    bash binutils busybox coreutils debianutils diffutils dkms dpkg findutils gawk
+    grep initramfs-tools kmod libc-bin make openssl patch perl-base sed sparse tar
+    util-linux xz-utils zlib1g zstd
 )
 
 # root_fetch SUITE DIR: fills DIR.
